@@ -1,0 +1,40 @@
+# Everything runs in .venv, built by uv from pyproject.toml alone.
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+RUN := $(UV) run --no-sync
+OUT ?= demo
+
+.PHONY: setup demo test test-slow lint format docs bench clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml | $(UV)
+	$(UV) sync --all-extras --quiet
+	@touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/python -m pip install --quiet uv
+
+demo: setup
+	$(RUN) pyrometa demo --out $(OUT)
+
+test: setup
+	$(RUN) pytest
+
+test-slow: setup
+	$(RUN) pytest -m slow
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: setup
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+docs: setup
+	$(RUN) sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
