@@ -1,0 +1,59 @@
+"""How many tasks are run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrometa.engine.problem import Problem
+from pyrometa.inner import Order
+from pyrometa.types import Params, TaskData
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs tasks one after the other, each through the unchanged Pyro ELBO.
+
+    It changes how tasks are run, never what comes out: this is the reference that a faster engine is
+    tested against. Its memory does not depend on the number of tasks.
+    """
+
+    def scores(
+        self, problem: Problem, tasks: Sequence[TaskData], at: Collection[int], order: Order
+    ) -> Iterator[Tensor]:
+        """Query losses, a few tasks at a time, so that a caller can differentiate and forget each chunk.
+
+        Args:
+            problem: what to adapt, and how.
+            tasks: the meta-batch.
+            at: inner steps after which to score.
+            order: how much of the inner loop the scores can be differentiated through.
+
+        Yields:
+            Tensors of shape ``(len(at), tasks in the chunk)``, in the order of ``tasks``.
+        """
+        for task in tasks:
+            trajectory = problem.trajectory(task, order)
+            scored = {step: self._score(problem, fast, task, order) for step, fast in _at(trajectory, at)}
+            yield torch.stack([scored[step] for step in at])[:, None]
+
+    def _score(self, problem: Problem, fast: Params, task: TaskData, order: Order) -> Tensor:
+        with torch.set_grad_enabled(order is not Order.NONE):
+            return problem.score(fast, task)
+
+    def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> Iterator[Params]:
+        """Fast weights of each task after the last step, cut off from any graph."""
+        for task in tasks:
+            for fast in problem.trajectory(task, Order.NONE):
+                last = fast
+            yield {name: value.detach() for name, value in last.items()}
+
+
+def _at(trajectory: Iterator[Params], steps: Collection[int]) -> Iterator[tuple[int, Params]]:
+    """The points of a trajectory that are wanted; none beyond the last is computed."""
+    for step, fast in zip(range(max(steps) + 1), trajectory, strict=False):
+        if step in steps:
+            yield step, fast

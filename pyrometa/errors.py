@@ -1,0 +1,42 @@
+"""Exceptions that carry more than a message."""
+
+from __future__ import annotations
+
+
+class NotInitialisedError(RuntimeError, ValueError):
+    """The parameters are not known yet: they are found on first data, or by ``meta.init(support)``."""
+
+
+class ReachError(ValueError):
+    """The program reads a parameter from somewhere that fast weights do not reach.
+
+    Raised on first data, before anything is learned: a meta-gradient through such a program would be
+    silently wrong.
+
+    Attributes:
+        parameters: names of the parameters that are read behind pyrometa's back.
+    """
+
+    def __init__(self, message: str, parameters: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.parameters = parameters
+
+
+class UnsupportedProgramError(ValueError):
+    """The program has a part whose meta-gradient would be wrong or undefined; the message names it and the cure."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient became NaN or infinite; nothing was updated.
+
+    Attributes:
+        task: index of the task in the meta-batch, or None where no one task is to blame.
+        step: inner step, counted from 0; the number of inner steps means the query loss.
+        parameter: name of the first parameter whose gradient is not finite, or None.
+    """
+
+    def __init__(
+        self, message: str, task: int | None = None, step: int | None = None, parameter: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.task, self.step, self.parameter = task, step, parameter

@@ -1,0 +1,177 @@
+"""Refuse, by name and with the cure, the programs whose meta-gradient would be silently wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine import Trace
+from torch import Tensor, nn
+
+from pyrometa.errors import ReachError, UnsupportedProgramError
+from pyrometa.functional.leaves import graph_nodes, leaf_ids, node_leaf_ids, root_module
+from pyrometa.types import Data
+
+if TYPE_CHECKING:
+    from pyrometa.functional.program import Program
+
+_ONCE_DIFFERENTIABLE = ("StandardGammaBackward", "_DirichletBackward", "DirichletGradBackward")
+
+
+@dataclass(frozen=True)
+class GuideDraws:
+    """The guide's draws that second-order gradients can't pass, each with the leaves that it depends on."""
+
+    score_function: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    once_differentiable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trace: Trace) -> GuideDraws:
+        """Read them off a trace of the guide."""
+        score_function, once = {}, {}
+        for name, site in _latents(trace).items():
+            if not site["fn"].has_rsample and not site["infer"].get("enumerate"):
+                score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
+            nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
+            if nodes:
+                once[name] = frozenset(node_leaf_ids(nodes))
+        return cls(score_function, once)
+
+
+def check_second_order(program: Program, adapted: Iterable[str]) -> None:
+    """Refuse draws whose second derivative is wrong or missing.
+
+    Raises:
+        UnsupportedProgramError: naming the site and the cure.
+    """
+    ids = {id(program.leaves[name].tensor) for name in adapted}
+    for site, leaves in program.guide_draws.score_function.items():
+        if leaves & ids and isinstance(program.elbo, Trace_ELBO):
+            raise UnsupportedProgramError(
+                f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
+                "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
+                "meta_gradient=Unrolled(first_order=True)"
+            )
+    for site, leaves in program.guide_draws.once_differentiable.items():
+        if leaves & ids:
+            raise UnsupportedProgramError(
+                f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
+                "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "
+                "Kumaraswamy or logistic-normal guide"
+            )
+
+
+def check_sites(guide: Trace, model: Trace) -> None:
+    """Refuse a guide whose latent sites are not the model's.
+
+    Raises:
+        ValueError: naming the sites.
+    """
+    in_guide, in_model = _latents(guide), _latents(model)
+    missing = [name for name, site in in_model.items() if name not in in_guide and not site["infer"].get("enumerate")]
+    if missing:
+        raise ValueError(
+            f"the guide has no site for {_listed(missing)} of the model (it has {_listed(in_guide) or 'none'}): "
+            "add a pyro.sample of that name to the guide, or enumerate the site"
+        )
+    extra = [
+        name for name, site in in_guide.items() if name not in model.nodes and not site["infer"].get("is_auxiliary")
+    ]
+    if extra:
+        raise ValueError(
+            f"the guide samples {_listed(extra)}, which the model does not have (it has {_listed(in_model) or 'none'}): "
+            'rename the site, or mark it infer={"is_auxiliary": True}'
+        )
+
+
+@contextmanager
+def constant_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Refuse modules that update buffers as they run; their buffers are put back first.
+
+    Raises:
+        UnsupportedProgramError: naming the module.
+    """
+    held = [
+        (module, key, buffer.clone())
+        for module in modules
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    yield
+    changed = [(m, key, old) for m, key, old in held if not _same(m._buffers[key], old)]
+    for module, key, old in changed:
+        module._buffers[key] = old
+    if changed:
+        module, key, _ = changed[0]
+        raise UnsupportedProgramError(
+            f"{type(module).__name__} updates its buffer {key!r} as it runs, so a task's numbers would depend on "
+            "the tasks before it: use GroupNorm or LayerNorm, or call .eval() on it"
+        )
+
+
+def check_reach(program: Program, data: Data, adapted: Iterable[str]) -> None:
+    """Prove that fast weights reach the program: on detached copies, no gradient may reach the originals.
+
+    Raises:
+        ReachError: naming the parameters that the program reads from elsewhere.
+    """
+    names = list(adapted)
+    if not names:
+        return
+    copies = {n: program.leaves[n].tensor.detach().clone().requires_grad_() for n in names}
+    with torch.random.fork_rng(), torch.enable_grad():
+        loss = program.loss(copies, data) + program.score(copies, data)
+    if not loss.requires_grad:
+        raise ReachError(f"the loss depends on none of {_listed(names)}: does the program detach them?")
+    originals = [program.leaves[n].tensor for n in names]
+    grads = torch.autograd.grad(loss, originals, allow_unused=True)
+    behind = tuple(n for n, grad in zip(names, grads, strict=True) if grad is not None)
+    if behind:
+        raise ReachError(
+            f"the program reads {_listed(behind)} from somewhere that fast weights do not reach (a tensor kept "
+            "outside its module, a closure, or the param store itself): read it as a module attribute or by "
+            "pyro.param within the model or guide",
+            behind,
+        )
+
+
+def local_sites(guide: Any) -> list[str]:
+    """Latent sites of autoguides whose variational parameters follow a plate with observed sites."""
+    root = root_module(guide)
+    traces = [m.prototype_trace for m in root.modules() if isinstance(m, AutoGuide)] if root is not None else []
+    return list(dict.fromkeys(name for trace in traces if trace is not None for name in _local(trace)))
+
+
+def _local(prototype: Trace) -> list[str]:
+    sites: list[Any] = [s for s in prototype.nodes.values() if s["type"] == "sample" and not _is_subsample(s)]
+    observed = {plate.name for s in sites if s["is_observed"] for plate in s["cond_indep_stack"]}
+    return [
+        s["name"]
+        for s in sites
+        if not s["is_observed"] and any(plate.name in observed for plate in s["cond_indep_stack"])
+    ]
+
+
+def _latents(trace: Trace) -> dict[str, Any]:
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not _is_subsample(site)
+    }
+
+
+def _is_subsample(site: Any) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def _same(new: Tensor | None, old: Tensor) -> bool:
+    return new is not None and new.shape == old.shape and torch.equal(new, old)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(n) for n in names)

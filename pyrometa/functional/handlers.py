@@ -1,0 +1,69 @@
+"""Let a program run on other parameter values than its own."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+from pyrometa.errors import ReachError
+from pyrometa.functional.leaves import Leaf
+
+
+class AnswerParams(Messenger):
+    """Answers every ``param`` message with a given value, so that none reaches the param store.
+
+    It works under both settings of Pyro's ``module_local_params``, for ``PyroParam``, for ``pyro.module``
+    and for bare ``pyro.param`` alike. Each answer carries ``.unconstrained`` as the param store's do.
+    """
+
+    def __init__(self, leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        named = list(leaves)
+        self._leaves = {leaf.name: leaf for leaf in named}
+        self._leaves.update((site, leaf) for leaf in named for site in leaf.sites)
+        self._values = values
+        self._answers: dict[str, Tensor] = {}
+
+    def _pyro_param(self, msg: Any) -> None:
+        leaf = self._leaves.get(msg["name"])
+        if leaf is None:
+            raise ReachError(
+                f"the program asks for parameter {msg['name']!r}, which it did not have on first data: "
+                "create every parameter on every path through the model and the guide"
+            )
+        if leaf.name not in self._answers:
+            self._answers[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))
+        msg["value"], msg["done"] = self._answers[leaf.name], True
+
+
+def constrained(leaf: Leaf, value: Tensor) -> Tensor:
+    """The value that the program sees for an unconstrained one, with ``.unconstrained`` set."""
+    answer = transform_to(leaf.constraint)(value)
+    answer.unconstrained = weakref.ref(value)
+    return answer
+
+
+@contextmanager
+def swapped(leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Hold ``values`` in the modules' parameter slots, and put the users' own tensors back at the end."""
+    changed = [(module, key, values[leaf.name]) for leaf in leaves if leaf.name in values for module, key in leaf.slots]
+    recurrent = {id(m): m for m, _, _ in changed if isinstance(m, nn.RNNBase)}.values()
+    saved = [(module, key, module._parameters[key]) for module, key, _ in changed]
+    saved_flat = [(module, module._flat_weights) for module in recurrent]
+    try:
+        for module, key, value in changed:
+            module._parameters[key] = value  # type: ignore[assignment]
+        for rnn in recurrent:
+            rnn._flat_weights = [rnn._parameters[name] for name in rnn._flat_weights_names]
+        yield
+    finally:
+        for module, key, tensor in saved:
+            module._parameters[key] = tensor
+        for rnn, flat in saved_flat:
+            rnn._flat_weights = flat

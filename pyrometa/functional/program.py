@@ -1,0 +1,170 @@
+"""Any Pyro (model, guide, ELBO) as a pure loss of (parameters, data, noise)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.elbo import ELBO
+from torch import Tensor, nn
+
+from pyrometa.functional import guards
+from pyrometa.functional.handlers import AnswerParams, swapped
+from pyrometa.functional.leaves import Leaf, ParamRecorder, Side, SideRun, find_leaves, root_module
+from pyrometa.functional.noise import RecordNoise, ReplayNoise, Tape
+from pyrometa.types import Data, StepNoise
+
+Objective = Callable[..., Tensor]
+Reduction = Literal["sum", "mean"]
+
+
+class Program:
+    r"""A Pyro model and guide under an ELBO, as a function of their parameters.
+
+    .. math:: \text{loss}(\phi, x, \epsilon) = -\text{ELBO}(x; \phi, \epsilon)
+
+    The parameters are found by :meth:`initialise` on first data, which does to the param store what
+    plain SVI's first step does; after that nothing here touches it.
+
+    Args:
+        model: a Pyro model.
+        guide: a Pyro guide.
+        loss: a Pyro ELBO, or a function of ``(model, guide, *args, **kwargs)`` to a scalar tensor.
+        score: what :meth:`score` computes in the loss's place, in the same form; None for the loss.
+        reduction: ``"sum"`` as Pyro, or ``"mean"`` to divide by the rows of the data.
+
+    Raises:
+        TypeError: for a loss without a differentiable value, or a model or guide that can't be called.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        loss: ELBO | Objective,
+        score: ELBO | Objective | None = None,
+        reduction: Reduction = "sum",
+    ) -> None:
+        for name, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise TypeError(f"{name} must be callable, got {type(program).__name__}")
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+        self.model, self.guide, self.elbo = model, guide, loss
+        self._loss = _objective(loss, "loss")
+        self._score = self._loss if score is None else _objective(score, "score")
+        self._mean = reduction == "mean"
+        self._tapes: dict[Any, Tape] = {}
+        self.leaves: dict[str, Leaf] = {}
+        self.guide_draws = guards.GuideDraws()
+
+    def initialise(self, data: Data) -> None:
+        """Find the parameters by running guide and model once, as plain SVI's first step would.
+
+        Raises:
+            UnsupportedProgramError: a part of the program that can't be differentiated rightly.
+            ValueError: the guide lacks a site of the model, or has one too many.
+        """
+        with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self._modules()):
+            guide = self._run("guide", self.guide, data)
+            replayed = poutine.replay(self.model, trace=guide.trace)
+            model = self._run("model", replayed, data)
+            guards.check_sites(guide.trace, model.trace)
+            self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
+            self.guide_draws = guards.GuideDraws.of(guide.trace)
+
+    def _run(self, side: Side, program: Callable[..., Any], data: Data) -> SideRun:
+        with ParamRecorder() as recorder:
+            trace = poutine.trace(program).get_trace(*data.args, **data.kwargs)
+        return SideRun(side, program, trace, recorder)
+
+    def _modules(self) -> list[nn.Module]:
+        roots = (root_module(self.guide), root_module(self.model))
+        return list({id(m): m for root in roots if root is not None for m in root.modules()}.values())
+
+    def loss(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:
+        """The ELBO loss of one task.
+
+        Args:
+            params: unconstrained values by name; a leaf that is not named keeps the user's tensor.
+            data: what the model and the guide take.
+            noise: one tensor a draw of :meth:`tape`; None draws from the global generator.
+
+        Returns:
+            A scalar tensor, differentiable in ``params``.
+        """
+        return self._evaluate(self._loss, params, data, noise)
+
+    def score(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:
+        """The query objective of one task; arguments and result as for :meth:`loss`."""
+        return self._evaluate(self._score, params, data, noise)
+
+    def tape(self, data: Data, *, score: bool = False) -> Tape:
+        """The draws that one evaluation makes on data of this shape, recorded on first sight of it."""
+        key = (score, _shapes(data))
+        if key not in self._tapes:
+            objective = self._score if score else self._loss
+            with torch.random.fork_rng(), torch.no_grad(), RecordNoise() as recorder:
+                self._evaluate(objective, {}, data, None)
+            self._tapes[key] = recorder.tape
+        return self._tapes[key]
+
+    def _evaluate(
+        self, objective: Objective, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None
+    ) -> Tensor:
+        with self.using(params):
+            if noise is None:
+                value = objective(self.model, self.guide, *data.args, **data.kwargs)
+            else:
+                with ReplayNoise(noise):
+                    value = objective(self.model, self.guide, *data.args, **data.kwargs)
+        return value / _rows(data) if self._mean else value
+
+    @contextmanager
+    def using(self, params: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, the model and the guide run on ``params`` and the param store hears of none of it."""
+        self._restore_store()
+        leaves = self.leaves.values()
+        with swapped(leaves, params), AnswerParams(leaves, params):
+            yield
+
+    def _restore_store(self) -> None:
+        """Give the store back the module parameters that ``pyro.clear_param_store()`` took from it.
+
+        A PyroModule writes what it holds to a store that lacks it, which must not be a fast weight.
+        """
+        store = pyro.get_param_store()
+        if pyro.settings.get("module_local_params") or len(store) >= len(self.leaves):
+            return
+        for leaf in self.leaves.values():
+            for site in leaf.sites if leaf.slots else ():
+                if site not in store:
+                    store.set_state({"params": {site: leaf.tensor}, "constraints": {site: leaf.constraint}})
+
+
+def _objective(loss: ELBO | Objective, name: str) -> Objective:
+    if isinstance(loss, ELBO):
+        if hasattr(loss, "differentiable_loss"):
+            return loss.differentiable_loss
+        raise TypeError(
+            f"{name}: {type(loss).__name__} has no differentiable_loss, which meta-gradients need; "
+            "use Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
+        )
+    if callable(loss):
+        return loss
+    raise TypeError(f"{name} must be a Pyro ELBO or a function, got {type(loss).__name__}")
+
+
+def _rows(data: Data) -> int:
+    tensors = [x for x in data.args if isinstance(x, Tensor) and x.dim() > 0]
+    return tensors[0].shape[0] if tensors else 1
+
+
+def _shapes(data: Data) -> Any:
+    values = [*data.args, *(data.kwargs[k] for k in sorted(data.kwargs))]
+    described = [(tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in values]
+    return tuple(described), tuple(sorted(data.kwargs))

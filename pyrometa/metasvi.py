@@ -1,0 +1,377 @@
+"""Meta-learned SVI: the facade over program, rule, engine and meta-gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.elbo import ELBO
+from torch import Tensor
+
+from pyrometa.engine import Engine, Problem
+from pyrometa.errors import NonFiniteError, NotInitialisedError, UnsupportedProgramError
+from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, select
+from pyrometa.functional.program import Objective, Reduction
+from pyrometa.inner import SGD, InnerRule, Order
+from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled
+from pyrometa.outer.optimiser import check_optim
+from pyrometa.tasks.batch import Argument, check_pairs, check_ranks, one_task, ranks, split_tasks
+from pyrometa.types import Data, Params, TaskData
+
+
+class MetaSVI:
+    r"""SVI whose starting point is learned from many tasks.
+
+    .. math::
+        \min_{\phi_0, \theta} \; \frac{1}{B} \sum_{t=1}^{B} \text{score}(\phi_K^{(t)}, \theta; Q_t),
+        \qquad \phi_{k+1}^{(t)} = \text{inner}(\phi_k^{(t)}, \nabla \text{loss}(\phi_k^{(t)}, \theta; S_t))
+
+    with :math:`\phi` what adapts, :math:`\theta` what does not, and :math:`S_t, Q_t` the support and query sets
+    of task :math:`t`.
+
+    In every method a tensor is the model's single positional argument and a tuple is all of them, each tensor with
+    a leading task dimension; a list is always tasks, of any sizes, each a tensor or tuple as the model takes it.
+    ``kwargs`` are keyword arguments of the model and the guide, shared by all tasks and not batched.
+
+    Args:
+        model: any Pyro model.
+        guide: any Pyro guide, or ``learn2learn.algorithms.MAML(guide, lr)``.
+        optim: a ``pyro.optim.PyroOptim``, of which only the constructor and the arguments are read, or a function
+            of torch parameter groups to a torch optimiser.
+        loss: any Pyro ELBO with a differentiable loss, or a function of ``(model, guide, *args, **kwargs)`` to a
+            scalar tensor. Default ``TraceMeanField_ELBO()``.
+        inner: the inner rule. Default ``SGD(lr=1e-2)``.
+        steps: number of inner steps K.
+        meta_gradient: how the outer loop learns. Default ``Unrolled()``, second-order MAML.
+        adapt: what adapts: ``"guide"``, ``"model"``, ``"both"``, a name, pattern or list of them such as
+            ``"guide.head.*"``, or a predicate on names. What does not adapt learns in the outer loop all the same,
+            unless it has ``requires_grad=False``.
+        reduction: ``"sum"`` as SVI, or ``"mean"`` to divide each task's loss by the rows of its first tensor.
+        score: another query objective than the loss, in the loss's form, to be minimised.
+        engine: how tasks are run.
+
+    Raises:
+        TypeError: an argument of the wrong kind; the message says what to give.
+        ValueError: a value out of range, or ``inner`` together with a learn2learn wrapper.
+
+    References:
+        Finn, Abbeel, Levine (2017), Model-agnostic meta-learning, https://arxiv.org/abs/1703.03400;
+        Ravi, Beatson (2019), Amortized Bayesian meta-learning, https://openreview.net/forum?id=rkgpy3C5tX.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch, pyrometa as pm
+        >>> def model(x):
+        ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> def guide(x):
+        ...     scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+        ...     pyro.sample("loc", dist.Normal(pyro.param("mean", torch.tensor(0.0)), scale))
+        >>> meta = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), inner=pm.SGD(0.01, learn="layer"), steps=3)
+        >>> support, query = 5 + torch.randn(8, 10), 5 + torch.randn(8, 10)  # 8 tasks of 10 data
+        >>> before = meta.evaluate_loss(support, query)
+        >>> losses = [meta.step(support, query) for _ in range(40)]
+        >>> meta.evaluate_loss(support, query) < before
+        True
+        >>> guide_0 = meta.adapt(support[0])  # an ordinary guide
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: Optim,
+        loss: ELBO | Objective | None = None,
+        inner: InnerRule | None = None,
+        steps: int = 5,
+        meta_gradient: MetaGradient | None = None,
+        adapt: Selection = "guide",
+        reduction: Reduction = "sum",
+        score: ELBO | Objective | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        guide, inner, meta_gradient = _unwrapped(guide, inner, meta_gradient)
+        check_optim(optim)
+        self.model, self.guide = model, guide
+        self.inner: InnerRule = SGD() if inner is None else inner
+        self.meta_gradient: MetaGradient = Unrolled() if meta_gradient is None else meta_gradient
+        self.engine = Engine() if engine is None else engine
+        self.steps = _step_count("steps", steps)
+        self._optim, self._adapt = optim, adapt
+        self._program = Program(model, guide, loss or TraceMeanField_ELBO(), score, reduction)
+        self._leaves: Params = {}
+        self._adapted: tuple[str, ...] = ()
+        self._learned: Params = {}
+        self._optimiser: OuterOptimiser | None = None
+        self._ranks: tuple[int | None, ...] = ()
+
+    def init(self, support: Argument, *, kwargs: Mapping[str, Any] | None = None) -> None:
+        """Find the parameters on first data, and prove that fast weights reach the program.
+
+        It runs guide and model once on the first task, as plain SVI's first step would, and draws nothing from
+        the global generator. Every other method calls it if need be.
+
+        Args:
+            support: a meta-batch of support sets.
+            kwargs: keyword arguments that all tasks share.
+
+        Raises:
+            ReachError: the program reads an adapted parameter from where fast weights do not reach.
+            UnsupportedProgramError: a part of the program that can't be differentiated rightly.
+            ValueError: bad data, a guide that misses a site, an ``adapt`` that matches nothing.
+        """
+        self._initialise(split_tasks("support", support, kwargs)[0])
+
+    def _initialise(self, data: Data) -> None:
+        if self._optimiser is not None:
+            return
+        program = self._program
+        program.initialise(data)
+        adapted = select(self._adapt, program.leaves)
+        if self.steps and not adapted:
+            raise ValueError(
+                f"adapt={self._adapt!r} leaves nothing to adapt: the program's parameters are "
+                f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
+            )
+        guards.check_reach(program, data, adapted)
+        self._leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
+        self._adapted, self._ranks = adapted, ranks(data)
+        start = {name: self._leaves[name] for name in adapted}
+        learned = self.inner.learned(start, self.steps) if self.steps else {}
+        self._learned = {f"inner.{name}": value.detach().requires_grad_() for name, value in learned.items()}
+        self._optimiser = OuterOptimiser(self._optim, self._leaves, self._learned, self.inner.outer_lr)
+
+    def step(
+        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
+    ) -> float:
+        """One step of the outer loop on a meta-batch.
+
+        Args:
+            support: what each task adapts to.
+            query: what each adapted task is scored on; None scores the support set with fresh noise.
+            kwargs: keyword arguments that all tasks share.
+
+        Returns:
+            The mean query loss of the tasks, before the step, as a float.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; nothing was updated.
+            ValueError, TypeError: bad data; nothing was done.
+        """
+        loss, grads = self.loss_and_grads(support, query, kwargs=kwargs)
+        self._initialised().step(grads)
+        return loss.item()
+
+    def loss_and_grads(
+        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
+    ) -> tuple[Tensor, Params]:
+        """Mean query loss of a meta-batch and its meta-gradient; nothing is changed.
+
+        Arguments and errors are those of :meth:`step`.
+
+        Returns:
+            The loss, shape ``()``, and for each name of :meth:`named_parameters` a gradient of its shape.
+        """
+        tasks = self._tasks(support, query, kwargs, self.steps)
+        if self.steps and self.meta_gradient.order is Order.SECOND:
+            guards.check_second_order(self._program, self._adapted)
+        leaves = dict(self.named_parameters())
+        losses, grads = self.meta_gradient.loss_and_grads(self.engine, self._problem(self.steps), tasks, leaves)
+        _check_finite(losses, grads, self.steps)
+        return losses.mean(), grads
+
+    def evaluate_loss(
+        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
+    ) -> float:
+        """Mean query loss after adaptation, without learning; arguments and errors as for :meth:`step`."""
+        return self.evaluate(support, query, (self.steps,), kwargs=kwargs).mean().item()
+
+    def evaluate(
+        self,
+        support: Argument,
+        query: Argument | None = None,
+        steps: Sequence[int] | None = None,
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Query loss of each task after several numbers of inner steps, on one noise for all of them.
+
+        Args:
+            support: what each task adapts to.
+            query: what it is scored on; None scores the support set with fresh noise.
+            steps: after how many steps to score. Default ``0, 1, ..., K``.
+            kwargs: keyword arguments that all tasks share.
+
+        Returns:
+            Losses of shape ``(len(steps), tasks)``.
+
+        Raises:
+            NonFiniteError: an inner step is not finite.
+            ValueError, TypeError: bad data; nothing was done.
+        """
+        at = range(self.steps + 1) if steps is None else [_step_count("steps", k) for k in steps]
+        if not at:
+            raise ValueError("steps is empty: say after how many steps to score, as in steps=(0, 1, 5)")
+        tasks = self._tasks(support, query, kwargs, max(at))
+        chunks = self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE)
+        return torch.cat(list(chunks), dim=1)
+
+    def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
+        """Fit one task.
+
+        Args:
+            support: the task as the model takes it: a tensor, or the tuple of its positional arguments.
+            steps: number of inner steps; None for K.
+            kwargs: keyword arguments.
+
+        Returns:
+            An ordinary guide on the task's adapted parameters, with ``guide.model`` to go with it.
+        """
+        return self._adapt_tasks([one_task("support", support, kwargs)], steps)[0]
+
+    def adapt_many(
+        self, supports: Argument, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None
+    ) -> list[AdaptedGuide]:
+        """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
+        return self._adapt_tasks(split_tasks("supports", supports, kwargs), steps)
+
+    def _adapt_tasks(self, supports: list[Data], steps: int | None) -> list[AdaptedGuide]:
+        steps = self.steps if steps is None else _step_count("steps", steps)
+        self._check_support(supports)
+        tasks = self._with_noise(supports, supports, steps, query_steps=0)
+        fast = self.engine.adapted(self._problem(steps), tasks)
+        return [AdaptedGuide(self._program, values) for values in fast]
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """All that the outer loop learns: the user's own leaves, unconstrained, and the rule's.
+
+        Raises:
+            NotInitialisedError: before first data; call :meth:`init`.
+        """
+        self._initialised()
+        return iter({**self._leaves, **self._learned}.items())
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimiser of the outer loop, to build a learning-rate scheduler on."""
+        return self._initialised().optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the outer loop has learned, and its optimiser's state, by parameter name."""
+        optimiser = self._initialised().state_dict()
+        parameters = {name: leaf.detach().clone() for name, leaf in self.named_parameters()}
+        return {"parameters": parameters, "optimizer": optimiser}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from :meth:`state_dict`; the leaves keep their identity.
+
+        Raises:
+            NotInitialisedError: before first data; call :meth:`init`.
+            ValueError: names or shapes differ; nothing was changed.
+        """
+        leaves, given = dict(self.named_parameters()), state["parameters"]
+        if leaves.keys() != given.keys():
+            raise ValueError(f"the state is of other parameters: {', '.join(sorted(leaves.keys() ^ given.keys()))}")
+        for name, leaf in leaves.items():
+            if leaf.shape != given[name].shape:
+                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
+        self._initialised().load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for name, leaf in leaves.items():
+                leaf.copy_(given[name])
+
+    def _initialised(self) -> OuterOptimiser:
+        if self._optimiser is None:
+            raise NotInitialisedError(
+                "the parameters are not known before first data: call meta.init(support) with a meta-batch first"
+            )
+        return self._optimiser
+
+    def _problem(self, steps: int) -> Problem:
+        adapted = {name: self._leaves[name] for name in self._adapted}
+        learned = {name.removeprefix("inner."): value for name, value in self._learned.items()}
+        return Problem(self._program, self.inner, adapted, learned, steps)
+
+    def _tasks(
+        self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None, steps: int
+    ) -> list[TaskData]:
+        supports = split_tasks("support", support, kwargs)
+        queries = supports if query is None else split_tasks("query", query, kwargs)
+        check_pairs(supports, queries)
+        self._check_support(supports)
+        if query is not None:
+            _refuse_local_sites(self.guide, supports, queries)
+        return self._with_noise(supports, queries, steps, query_steps=1)
+
+    def _check_support(self, supports: list[Data]) -> None:
+        self._initialise(supports[0])
+        check_ranks("support", supports[0], self._ranks, "the first meta-batch")
+
+    def _with_noise(self, supports: list[Data], queries: list[Data], steps: int, query_steps: int) -> list[TaskData]:
+        """The tasks with the noise of all their evaluations, drawn here and now and nowhere else."""
+        tape = self._program.tape
+        support_noise = draw_noise([tape(data) for data in supports], steps)
+        query_noise = draw_noise(
+            [tape(data, score=True) for data in queries] if query_steps else [()] * len(queries), 1
+        )
+        return [
+            TaskData(i, s, q, s_noise, tuple(draw[0] for draw in q_noise))
+            for i, (s, q, s_noise, q_noise) in enumerate(
+                zip(supports, queries, support_noise, query_noise, strict=True)
+            )
+        ]
+
+
+def _unwrapped(
+    guide: Callable[..., Any], inner: InnerRule | None, meta_gradient: MetaGradient | None
+) -> tuple[Callable[..., Any], InnerRule | None, MetaGradient | None]:
+    """Read guide, rule and order from a learn2learn wrapper in the guide's place."""
+    from pyrometa.interop import learn2learn
+
+    if not learn2learn.is_wrapper(guide):
+        return guide, inner, meta_gradient
+    if inner is not None:
+        raise ValueError(
+            f"the guide is a learn2learn {type(guide).__name__}, which brings its own inner rule: "
+            "drop inner=, or give the guide without the wrapper"
+        )
+    wrapped = learn2learn.unwrap(guide)
+    return wrapped.guide, SGD(wrapped.lr), meta_gradient or Unrolled(first_order=wrapped.first_order)
+
+
+def _step_count(name: str, steps: Any) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"{name} must be whole numbers, got {steps!r}")
+    if steps < 0:
+        raise ValueError(f"{name} must not be negative, got {steps}")
+    return steps
+
+
+def _refuse_local_sites(guide: Callable[..., Any], supports: list[Data], queries: list[Data]) -> None:
+    local = guards.local_sites(guide)
+    if local and not all(map(_same_rows, supports, queries)):
+        raise UnsupportedProgramError(
+            f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, "
+            "which says nothing of other rows: use query=None, an amortised guide for these sites, "
+            "or block them from the autoguide (poutine.block)"
+        )
+
+
+def _same_rows(support: Data, query: Data) -> bool:
+    pairs = zip(support.args, query.args, strict=True)
+    return all(s is q or (isinstance(s, Tensor) and isinstance(q, Tensor) and torch.equal(s, q)) for s, q in pairs)
+
+
+def _check_finite(losses: Tensor, grads: Params, steps: int) -> None:
+    if not torch.isfinite(losses).all():
+        task = int((~torch.isfinite(losses)).nonzero()[0])
+        raise NonFiniteError(
+            f"task {task}: the query loss after {steps} steps is {losses[task].item():g}: lower the inner rate",
+            task,
+            steps,
+        )
+    for name, grad in grads.items():
+        if not torch.isfinite(grad).all():
+            raise NonFiniteError(f"the meta-gradient of {name!r} is not finite", parameter=name)
