@@ -1,0 +1,146 @@
+"""What MetaSVI's data arguments mean, and whether they can be used.
+
+A tensor is the model's single positional argument and a tuple is all of them, each tensor with a leading task
+dimension. A list is always tasks, each a tensor or tuple as the model takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa.types import Data
+
+Argument = Tensor | tuple[Any, ...] | Sequence[Any]
+
+
+def split_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> list[Data]:
+    """The tasks of a ``support`` or ``query`` argument.
+
+    Args:
+        name: what the argument is called, for errors.
+        given: a tensor or tuple with a leading task dimension, or a list of tasks.
+        kwargs: keyword arguments that all tasks share.
+
+    Raises:
+        TypeError: anything else than tensors, tuples and lists.
+        ValueError: no tasks, no data, differing task counts, NaN or infinite values; the message says where.
+    """
+    if isinstance(given, list):
+        if not given:
+            raise ValueError(f"{name} is an empty list: give at least one task")
+        tasks = [one_task(f"{name}[{i}]", task, kwargs) for i, task in enumerate(given)]
+        _check_alike(name, tasks)
+        return tasks
+    args = _arguments(name, given)
+    count = _task_count(name, args)
+    for label, arg in _labelled(name, args):
+        _check_values(label, arg, per_task=True)
+        if arg.numel() == 0:
+            raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+    rows = [[arg[i] if isinstance(arg, Tensor) else arg for arg in args] for i in range(count)]
+    return [Data(tuple(row), kwargs or {}) for row in rows]
+
+
+def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:
+    """One task as the model takes it: a tensor, or the tuple of its positional arguments.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: no data, NaN or infinite values.
+    """
+    args = _arguments(name, given)
+    for label, arg in _labelled(name, args):
+        if arg.numel() == 0:
+            raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+        _check_values(label, arg, per_task=False)
+    return Data(args, kwargs or {})
+
+
+def check_pairs(support: Sequence[Data], query: Sequence[Data]) -> None:
+    """Refuse support and query sets that do not belong together.
+
+    Raises:
+        ValueError: differing task counts, argument counts or ranks.
+    """
+    if len(support) != len(query):
+        raise ValueError(f"support has {len(support)} tasks and query has {len(query)}: give as many of both")
+    check_ranks("query", query[0], ranks(support[0]), "support")
+
+
+def check_ranks(name: str, task: Data, expected: tuple[int | None, ...], where: str) -> None:
+    """Refuse a task whose arguments have other ranks than expected.
+
+    Raises:
+        ValueError: naming the argument, both ranks and the cure.
+    """
+    got = ranks(task)
+    if len(got) != len(expected):
+        raise ValueError(f"{name} has {len(got)} arguments and {where} has {len(expected)}: give the same arguments")
+    for i, (rank, wanted) in enumerate(zip(got, expected, strict=True)):
+        if rank != wanted:
+            label = name if len(got) == 1 else f"{name}[{i}]"
+            raise ValueError(
+                f"{label} has {_rank(rank)} a task where {where} has {_rank(wanted)}: one task is what the model "
+                "takes, and a meta-batch has one leading task dimension more"
+            )
+
+
+def ranks(task: Data) -> tuple[int | None, ...]:
+    """Rank of each positional argument of a task; None for what is not a tensor."""
+    return tuple(arg.dim() if isinstance(arg, Tensor) else None for arg in task.args)
+
+
+def _rank(rank: int | None) -> str:
+    return "no tensor" if rank is None else f"{rank} dimension{'' if rank == 1 else 's'}"
+
+
+def _arguments(name: str, given: Any) -> tuple[Any, ...]:
+    if isinstance(given, Tensor):
+        return (given,)
+    if isinstance(given, tuple):
+        if not any(isinstance(arg, Tensor) for arg in given):
+            raise ValueError(f"{name} is a tuple without a tensor: it holds the model's positional arguments")
+        return given
+    if hasattr(given, "support") and hasattr(given, "query"):
+        raise TypeError(f"{name} is a {type(given).__name__} of support and query: unpack it, meta.step(*task)")
+    raise TypeError(
+        f"{name} must be a tensor, a tuple of the model's arguments or a list of tasks, got {type(given).__name__}"
+    )
+
+
+def _labelled(name: str, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
+    return [(name if len(args) == 1 else f"{name}[{i}]", arg) for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+
+
+def _task_count(name: str, args: tuple[Any, ...]) -> int:
+    counts = {}
+    for label, arg in _labelled(name, args):
+        if arg.dim() == 0:
+            raise ValueError(f"{label} is a scalar: it needs a leading task dimension")
+        counts[label] = arg.shape[0]
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{label}: {count}" for label, count in counts.items())
+        raise ValueError(f"the arguments differ in their leading task dimension ({listed})")
+    count = next(iter(counts.values()))
+    if count == 0:
+        raise ValueError(f"{name} holds no tasks: its leading task dimension is 0")
+    return count
+
+
+def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
+    if not (arg.is_floating_point() or arg.is_complex()) or bool(torch.isfinite(arg).all()):
+        return
+    where = ""
+    if per_task:
+        bad = (~torch.isfinite(arg)).flatten(1).any(1) if arg.dim() > 1 else ~torch.isfinite(arg)
+        where = f" in task {int(bad.nonzero()[0])}"
+    raise ValueError(f"{label} holds NaN or infinite values{where}: clean them, or mask them in the model")
+
+
+def _check_alike(name: str, tasks: Sequence[Data]) -> None:
+    for i, task in enumerate(tasks[1:], start=1):
+        check_ranks(f"{name}[{i}]", task, ranks(tasks[0]), f"{name}[0]")

@@ -1,0 +1,142 @@
+"""Seeded draws of meta-batches from a family of tasks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyrometa.tasks.task import Data, Task
+
+__all__ = ["TaskFamily", "TaskSampler"]
+
+
+class TaskFamily(Protocol):
+    """A distribution over tasks: all that :class:`TaskSampler` needs of one."""
+
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Data:
+        """Draw tasks, and distinct rows of each.
+
+        Args:
+            tasks: how many tasks.
+            rows: how many rows of each, no row twice within a task.
+            generator: the only source of randomness.
+
+        Returns:
+            a tensor, or a tuple of tensors, each of shape ``(tasks, rows, ...)``.
+        """
+        ...
+
+
+class TaskSampler:
+    """Draw meta-batches from a family of tasks, reproducibly.
+
+    Each task has ``shots`` support rows and ``queries`` query rows, disjoint within the task. All randomness
+    comes from one generator of the sampler's own: the same seed and the same calls give the same bits, and
+    the global generator is neither read nor moved. For a fixed evaluation set call :meth:`sample` once.
+
+    Args:
+        family: where tasks come from, such as :class:`DigitTasks`.
+        shots: support rows a task.
+        queries: query rows a task.
+        seed: seeds the sampler's generator.
+
+    Raises:
+        TypeError: if a count or the seed is not an integer.
+        ValueError: if a count is below 1.
+
+    Example:
+        >>> from pyrometa.tasks import TaskSampler, digit_tasks, load_images
+        >>> data = load_images("digits")
+        >>> sampler = TaskSampler(digit_tasks(data.train_x, data.train_y).train, shots=10, queries=15, seed=0)
+        >>> support, query = sampler.sample(4)
+        >>> support.shape, query.shape
+        (torch.Size([4, 10, 784]), torch.Size([4, 15, 784]))
+        >>> sampler.pooled(128).shape
+        torch.Size([128, 784])
+    """
+
+    def __init__(self, family: TaskFamily, *, shots: int, queries: int, seed: int) -> None:
+        self.family = family
+        self.shots = _positive("shots", shots)
+        self.queries = _positive("queries", queries)
+        self._generator = torch.Generator().manual_seed(_integer("seed", seed))
+
+    def sample(self, batch_size: int) -> Task:
+        """Draw a meta-batch.
+
+        Args:
+            batch_size: how many tasks.
+
+        Returns:
+            Task: support of shape ``(batch_size, shots, ...)``, query ``(batch_size, queries, ...)``.
+
+        Raises:
+            TypeError: if ``batch_size`` is not an integer.
+            ValueError: if it is below 1, or the family has not enough rows for a task.
+        """
+        data = self._draw(_positive("batch_size", batch_size), self.shots + self.queries)
+        if isinstance(data, tuple):
+            support = tuple(rows[:, : self.shots] for rows in data)
+            return Task(support, tuple(rows[:, self.shots :] for rows in data))
+        return Task(data[:, : self.shots], data[:, self.shots :])
+
+    def pooled(self, batch_size: int) -> Data:
+        """Draw a plain minibatch from the same distribution: one row of each of ``batch_size`` tasks.
+
+        This is what a pooled baseline trains on.
+
+        Args:
+            batch_size: how many rows.
+
+        Returns:
+            a tensor, or a tuple of tensors, each of shape ``(batch_size, ...)``.
+
+        Raises:
+            TypeError: if ``batch_size`` is not an integer.
+            ValueError: if it is below 1.
+        """
+        data = self._draw(_positive("batch_size", batch_size), 1)
+        return tuple(rows[:, 0] for rows in data) if isinstance(data, tuple) else data[:, 0]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return where the sampler stands.
+
+        Returns:
+            ``{"generator": state}``, the state of its generator, which ``torch.save`` can store.
+        """
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from where :meth:`state_dict` was taken: the draws that follow have the same bits.
+
+        Args:
+            state: what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: if ``state`` is not a sampler's state.
+        """
+        if set(state) != {"generator"}:
+            raise ValueError(f"not the state of a TaskSampler: expected the key 'generator', got {sorted(state)}")
+        self._generator.set_state(state["generator"])
+
+    def _draw(self, tasks: int, rows: int) -> Data:
+        data = self.family.draw(tasks, rows, self._generator)
+        for tensor in data if isinstance(data, tuple) else (data,):
+            if tensor.shape[:2] != (tasks, rows):
+                got = tuple(tensor.shape)
+                raise ValueError(f"{type(self.family).__name__}.draw({tasks}, {rows}, ...) returned shape {got}")
+        return data
+
+
+def _integer(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return value
+
+
+def _positive(name: str, value: int) -> int:
+    if _integer(name, value) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value

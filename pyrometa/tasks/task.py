@@ -1,0 +1,115 @@
+"""The meta-batch: many tasks' support and query data, stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+__all__ = ["Data", "Task"]
+
+Data = Tensor | tuple[Tensor, ...]
+"""What a model takes as its positional arguments: one tensor, or a tuple of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A meta-batch of tasks: what each adapts on, and what it is scored on.
+
+    Every tensor has a leading task dimension. Unpacking gives ``support, query``, so a meta-batch goes to
+    ``meta.step(*batch)``. ``len(batch)`` counts the tasks. Indexing is by tasks and as with tensors: a slice
+    keeps the task dimension and gives a smaller meta-batch; an integer drops it and gives one task's
+    ``(support, query)``, as ``meta.adapt`` takes the first.
+
+    Args:
+        support: a tensor, or a tuple of tensors (the model's positional arguments), each of shape
+            ``(tasks, ...)``.
+        query: the same for the data on which the adapted guide is scored.
+
+    Raises:
+        TypeError: if support or query is neither a tensor nor a non-empty tuple of tensors.
+        ValueError: if a tensor lacks the task dimension, the task counts differ, or there is no task.
+
+    Example:
+        >>> import torch
+        >>> from pyrometa.tasks import Task
+        >>> batch = Task(torch.zeros(8, 5, 784), torch.zeros(8, 10, 784))
+        >>> support, query = batch
+        >>> len(batch), len(batch[3:7]), batch[2][0].shape
+        (8, 4, torch.Size([5, 784]))
+    """
+
+    support: Data
+    query: Data
+
+    def __post_init__(self) -> None:
+        counts = {
+            "support": _task_counts("support", self.support),
+            "query": _task_counts("query", self.query),
+        }
+        if len({count for side in counts.values() for count in side}) != 1:
+            got = ", ".join(f"{name} has {' and '.join(map(str, side))}" for name, side in counts.items())
+            raise ValueError(f"every tensor needs the same number of tasks as leading dimension: {got}")
+        if len(self) == 0:
+            raise ValueError("a meta-batch needs at least one task: the leading dimension is 0")
+
+    def __len__(self) -> int:
+        return len(_tensors(self.support)[0])
+
+    def __iter__(self) -> Iterator[Data]:
+        return iter((self.support, self.query))
+
+    @overload
+    def __getitem__(self, tasks: int) -> tuple[Data, Data]: ...
+    @overload
+    def __getitem__(self, tasks: slice) -> Task: ...
+    def __getitem__(self, tasks: int | slice) -> Task | tuple[Data, Data]:
+        support, query = (_map(lambda tensor: tensor[tasks], data) for data in self)
+        return Task(support, query) if isinstance(tasks, slice) else (support, query)
+
+    def to(self, target: torch.device | torch.dtype | str) -> Task:
+        """Move to a device, or cast the floating-point tensors to a dtype.
+
+        As with ``nn.Module.to``, a dtype leaves integer tensors (labels, indices) as they are.
+
+        Args:
+            target: a device or its name, or a floating-point dtype.
+
+        Returns:
+            Task: of the same shapes.
+
+        Example:
+            >>> batch = Task(torch.zeros(2, 5, 784), torch.zeros(2, 5, 784))
+            >>> batch.to(torch.float64).support.dtype
+            torch.float64
+        """
+
+        def move(tensor: Tensor) -> Tensor:
+            if isinstance(target, torch.dtype) and not tensor.is_floating_point():
+                return tensor
+            return tensor.to(target)
+
+        return Task(_map(move, self.support), _map(move, self.query))
+
+
+def _tensors(data: Data) -> tuple[Tensor, ...]:
+    return data if isinstance(data, tuple) else (data,)
+
+
+def _map(function: Callable[[Tensor], Tensor], data: Data) -> Data:
+    return tuple(map(function, data)) if isinstance(data, tuple) else function(data)
+
+
+def _task_counts(name: str, data: Data) -> list[int]:
+    tensors = _tensors(data)
+    if not tensors:
+        raise TypeError(f"{name} is an empty tuple: pass at least one tensor")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor or a tuple of tensors, got {type(tensor).__name__}")
+        if tensor.ndim == 0:
+            raise ValueError(f"{name} has a tensor without dimensions: the leading dimension counts tasks")
+    return [len(tensor) for tensor in tensors]
