@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrometa.engine.problem import Problem
-from pyrometa.inner import Order
+from pyrometa.engine.problem import Problem, TaskPath
+from pyrometa.inner import Order, adapt
 from pyrometa.types import Params, TaskData
 
 
@@ -36,24 +36,19 @@ class Engine:
             Tensors of shape ``(len(at), tasks in the chunk)``, in the order of ``tasks``.
         """
         for task in tasks:
-            trajectory = problem.trajectory(task, order)
-            scored = {step: self._score(problem, fast, task, order) for step, fast in _at(trajectory, at)}
-            yield torch.stack([scored[step] for step in at])[:, None]
-
-    def _score(self, problem: Problem, fast: Params, task: TaskData, order: Order) -> Tensor:
-        with torch.set_grad_enabled(order is not Order.NONE):
-            return problem.score(fast, task)
+            path = TaskPath(problem, task, order)
+            scored = {}
+            for step, point in enumerate(adapt(path, max(at), order)):
+                if step in at:
+                    with torch.set_grad_enabled(order is not Order.NONE):
+                        scored[step] = path.score(point)
+            yield torch.stack([scored[step] for step in at])
 
     def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> Iterator[Params]:
         """Fast weights of each task after the last step, cut off from any graph."""
         for task in tasks:
-            for fast in problem.trajectory(task, Order.NONE):
-                last = fast
-            yield {name: value.detach() for name, value in last.items()}
-
-
-def _at(trajectory: Iterator[Params], steps: Collection[int]) -> Iterator[tuple[int, Params]]:
-    """The points of a trajectory that are wanted; none beyond the last is computed."""
-    for step, fast in zip(range(max(steps) + 1), trajectory, strict=False):
-        if step in steps:
-            yield step, fast
+            path = TaskPath(problem, task, Order.NONE)
+            for last in adapt(path, problem.steps, Order.NONE):
+                point = last
+            for fast in path.fast_weights(point):
+                yield {name: value.detach() for name, value in fast.items()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner.rule import InnerRule
 from pyrometa.types import Params
+
+Point = TypeVar("Point")
 
 
 class Order(IntEnum):
@@ -25,71 +27,85 @@ class Order(IntEnum):
     SECOND = 2
 
 
-def adapt(
-    loss: Callable[[Params, int], Tensor],
-    params: Mapping[str, Tensor],
-    rule: InnerRule,
-    learned: Mapping[str, Tensor],
-    steps: int,
-    order: Order,
-    task: int,
-) -> Iterator[Params]:
-    """Adapt one task, step by step.
+class Path(Protocol[Point]):
+    """Where fast weights live while some tasks adapt side by side.
+
+    A point holds the tasks' fast weights and the rule's state in whatever form the engine likes.
+
+    Attributes:
+        tasks: indices of the tasks in the meta-batch.
+    """
+
+    @property
+    def tasks(self) -> Sequence[int]:
+        """Indices of the tasks in the meta-batch."""
+
+    def start(self) -> Point:
+        """The point where adaptation starts."""
+
+    def loss(self, point: Point, step: int) -> tuple[Tensor, Params]:
+        """Support loss of each task, shape ``(tasks,)``, and the tensors to differentiate it by."""
+
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int) -> Point:
+        """The next point."""
+
+
+def adapt(path: Path[Point], steps: int, order: Order) -> Iterator[Point]:
+    """Adapt tasks, step by step.
 
     Args:
-        loss: the support loss of ``(fast weights, step)``.
-        params: where adaptation starts.
-        rule: the inner rule.
-        learned: the rule's learned parameters.
+        path: the tasks' losses and fast weights.
         steps: number of steps K.
         order: how much of the graph is kept.
-        task: index of the task, for errors.
 
     Yields:
-        The fast weights after 0, 1, ..., K steps.
+        The points after 0, 1, ..., K steps.
 
     Raises:
         NonFiniteError: naming task, step and parameter.
     """
-    fast = {name: _start(value, order) for name, value in params.items()}
-    state = rule.init(fast)
-    yield fast
+    point = path.start()
+    yield point
     for step in range(steps):
         with torch.enable_grad():
-            value = loss(fast, step)
-            grads = _gradients(value, fast, create_graph=order is Order.SECOND)
-            _check_finite(value, grads, task, step)
-            fast, state = rule.update(fast, grads, state, learned, step)
-        if order is Order.NONE:
-            fast = {name: _start(value, order) for name, value in fast.items()}
-        yield fast
+            losses, variables = path.loss(point, step)
+            grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
+            _check_finite(losses, grads, path.tasks, step)
+            point = path.move(point, grads, step)
+        yield point
 
 
-def _start(value: Tensor, order: Order) -> Tensor:
-    return value.detach().requires_grad_() if order is Order.NONE else value
-
-
-def _gradients(value: Tensor, fast: Params, *, create_graph: bool) -> Params:
-    if not value.requires_grad:
-        return {name: torch.zeros_like(p) for name, p in fast.items()}
-    found = torch.autograd.grad(value, list(fast.values()), create_graph=create_graph, allow_unused=True)
+def _gradients(losses: Tensor, variables: Params, *, create_graph: bool) -> Params:
+    if not losses.requires_grad:
+        return {name: torch.zeros_like(v) for name, v in variables.items()}
+    found = torch.autograd.grad(losses.sum(), list(variables.values()), create_graph=create_graph, allow_unused=True)
     return {
-        name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in zip(fast.items(), found, strict=True)
+        name: torch.zeros_like(v) if grad is None else grad
+        for (name, v), grad in zip(variables.items(), found, strict=True)
     }
 
 
-def _check_finite(value: Tensor, grads: Params, task: int, step: int) -> None:
-    probe = torch.stack([value.detach(), *(g.detach().sum() for g in grads.values())]).sum()
+def _check_finite(losses: Tensor, grads: Params, tasks: Sequence[int], step: int) -> None:
+    probe = torch.stack([losses.detach().sum(), *(g.detach().sum() for g in grads.values())]).sum()
     if torch.isfinite(probe):
         return
-    bad = next((name for name, g in grads.items() if not torch.isfinite(g).all()), None)
-    if bad is None and torch.isfinite(value):
-        return
-    what = "the support loss" if bad is None else f"the gradient of {bad!r}"
-    raise NonFiniteError(
-        f"task {task}, inner step {step}: {what} is not finite (support loss {value.item():g}): "
+    for name, grad in grads.items():
+        rows = grad if len(tasks) > 1 else grad[None]
+        bad = ~torch.isfinite(rows.detach().reshape(len(tasks), -1)).all(1)
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            raise _not_finite(tasks[row], step, f"the gradient of {name!r}", losses.view(-1)[row], name)
+    bad = ~torch.isfinite(losses.detach().view(-1))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise _not_finite(tasks[row], step, "the support loss", losses.view(-1)[row], None)
+
+
+def _not_finite(task: int, step: int, what: str, loss: Tensor, parameter: str | None) -> NonFiniteError:
+    return NonFiniteError(
+        f"task {task}, inner step {step}: {what} is not finite (support loss {loss.item():g}): "
         'lower the inner rate, learn it by layer (SGD(lr, learn="layer")), or use reduction="mean"',
         task,
         step,
-        bad,
+        parameter,
     )
