@@ -1,7 +1,7 @@
 """Meta-learned amortised variational inference for Pyro."""
 
 from pyrometa.engine import Engine
-from pyrometa.errors import NonFiniteError, NotInitialisedError, ReachError, UnsupportedProgramError
+from pyrometa.errors import LoopWarning, NonFiniteError, NotInitialisedError, ReachError, UnsupportedProgramError
 from pyrometa.functional import AdaptedGuide
 from pyrometa.inner import SGD
 from pyrometa.metasvi import MetaSVI
@@ -13,6 +13,7 @@ __all__ = [
     "SGD",
     "AdaptedGuide",
     "Engine",
+    "LoopWarning",
     "MetaSVI",
     "NonFiniteError",
     "NotInitialisedError",

@@ -26,6 +26,10 @@ class UnsupportedProgramError(ValueError):
     """The program has a part whose meta-gradient would be wrong or undefined; the message names it and the cure."""
 
 
+class LoopWarning(UserWarning):
+    """Tasks are run one at a time, which is slower; the message says why."""
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or gradient became NaN or infinite; nothing was updated.
 

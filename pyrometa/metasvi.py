@@ -215,8 +215,11 @@ class MetaSVI:
         if not at:
             raise ValueError("steps is empty: say after how many steps to score, as in steps=(0, 1, 5)")
         tasks = self._tasks(support, query, kwargs, max(at))
-        chunks = self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE)
-        return torch.cat(list(chunks), dim=1)
+        chunks = list(self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE))
+        losses = torch.empty_like(torch.cat([chunk for _, chunk in chunks], dim=1))
+        for positions, chunk in chunks:
+            losses[:, positions] = chunk
+        return losses
 
     def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
         """Fit one task.
@@ -240,9 +243,16 @@ class MetaSVI:
     def _adapt_tasks(self, supports: list[Data], steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else _step_count("steps", steps)
         self._check_support(supports)
-        tasks = self._with_noise(supports, supports, steps, query_steps=0)
+        tasks = self._with_noise(supports, supports, steps)
         fast = self.engine.adapted(self._problem(steps), tasks)
         return [AdaptedGuide(self._program, values) for values in fast]
+
+    def plan(
+        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """How the engine holds each adapted parameter on data of this shape, and why: one line a parameter."""
+        tasks = self._tasks(support, query, kwargs, self.steps)
+        return self.engine.plan(self._problem(self.steps), tasks)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All that the outer loop learns: the user's own leaves, unconstrained, and the rule's.
@@ -303,25 +313,19 @@ class MetaSVI:
         self._check_support(supports)
         if query is not None:
             _refuse_local_sites(self.guide, supports, queries)
-        return self._with_noise(supports, queries, steps, query_steps=1)
+        return self._with_noise(supports, queries, steps)
 
     def _check_support(self, supports: list[Data]) -> None:
         self._initialise(supports[0])
         check_ranks("support", supports[0], self._ranks, "the first meta-batch")
 
-    def _with_noise(self, supports: list[Data], queries: list[Data], steps: int, query_steps: int) -> list[TaskData]:
+    def _with_noise(self, supports: list[Data], queries: list[Data], steps: int) -> list[TaskData]:
         """The tasks with the noise of all their evaluations, drawn here and now and nowhere else."""
         tape = self._program.tape
         support_noise = draw_noise([tape(data) for data in supports], steps)
-        query_noise = draw_noise(
-            [tape(data, score=True) for data in queries] if query_steps else [()] * len(queries), 1
-        )
-        return [
-            TaskData(i, s, q, s_noise, tuple(draw[0] for draw in q_noise))
-            for i, (s, q, s_noise, q_noise) in enumerate(
-                zip(supports, queries, support_noise, query_noise, strict=True)
-            )
-        ]
+        query_noise = draw_noise([tape(data, score=True) for data in queries], 1)
+        pairs = zip(supports, queries, support_noise, query_noise, strict=True)
+        return [TaskData(i, s, q, ahead, tuple(d[0] for d in last)) for i, (s, q, ahead, last) in enumerate(pairs)]
 
 
 def _unwrapped(

@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from pyrometa.engine.problem import Problem, TaskPath
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.plan import Plan, make_plan
+from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.engine.trial import trial
+from pyrometa.errors import LoopWarning, UnsupportedProgramError
+from pyrometa.functional import Program
 from pyrometa.inner import Order, adapt
 from pyrometa.types import Params, TaskData
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Runs tasks one after the other, each through the unchanged Pyro ELBO.
+    """How tasks are run, never what comes out.
 
-    It changes how tasks are run, never what comes out: this is the reference that a faster engine is
-    tested against. Its memory does not depend on the number of tasks.
+    Tasks of one shape are evaluated together by ``torch.func.vmap``, on the unchanged Pyro model and guide. Under
+    SGD with one rate a layer, the fast weights of linear layers are held as factors: the tasks share the leaves'
+    matrix products, and no task has a weight matrix of its own. On first sight of a shape two tasks are run both
+    so and one by one, through Pyro's own ELBO; a program for which the two differ, or that vmap can't batch, is run
+    one task at a time from then on.
+
+    Args:
+        vectorize: ``"auto"`` falls back to one task at a time, with one warning that says why; True raises instead;
+            False runs one task at a time, the reference that the rest is tested against.
+        low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
+            exact, False nowhere.
+        chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
+
+    Raises:
+        ValueError: an option out of range.
+
+    Example:
+        >>> Engine(chunk_size=64).chunk_size
+        64
     """
+
+    vectorize: bool | Literal["auto"] = "auto"
+    low_rank: bool | Literal["auto"] = "auto"
+    chunk_size: int | None = None
+    _plans: WeakKeyDictionary[Program, dict[Any, Plan | None]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        for name, value in (("vectorize", self.vectorize), ("low_rank", self.low_rank)):
+            if value not in (True, False, "auto"):
+                raise ValueError(f"{name} must be True, False or 'auto', got {value!r}")
+        if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
+            raise ValueError(f"chunk_size must be a positive number of tasks or None, got {self.chunk_size!r}")
 
     def scores(
         self, problem: Problem, tasks: Sequence[TaskData], at: Collection[int], order: Order
-    ) -> Iterator[Tensor]:
-        """Query losses, a few tasks at a time, so that a caller can differentiate and forget each chunk.
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Query losses, some tasks at a time, so that a caller can differentiate and forget each chunk.
 
         Args:
             problem: what to adapt, and how.
@@ -33,22 +72,77 @@ class Engine:
             order: how much of the inner loop the scores can be differentiated through.
 
         Yields:
-            Tensors of shape ``(len(at), tasks in the chunk)``, in the order of ``tasks``.
+            The positions of some tasks in ``tasks``, and their losses of shape ``(len(at), positions)``.
         """
-        for task in tasks:
-            path = TaskPath(problem, task, order)
+        for positions, path in self._paths(problem, tasks, order):
             scored = {}
             for step, point in enumerate(adapt(path, max(at), order)):
                 if step in at:
-                    with torch.set_grad_enabled(order is not Order.NONE):
-                        scored[step] = path.score(point)
-            yield torch.stack([scored[step] for step in at])
+                    scored[step] = path.score(point)
+            yield positions, torch.stack([scored[step] for step in at])
 
-    def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> Iterator[Params]:
+    def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> list[Params]:
         """Fast weights of each task after the last step, cut off from any graph."""
-        for task in tasks:
-            path = TaskPath(problem, task, Order.NONE)
+        found: dict[int, Params] = {}
+        for positions, path in self._paths(problem, tasks, Order.NONE):
             for last in adapt(path, problem.steps, Order.NONE):
                 point = last
-            for fast in path.fast_weights(point):
-                yield {name: value.detach() for name, value in fast.items()}
+            for position, fast in zip(positions, path.fast_weights(point), strict=True):
+                found[position] = {name: value.detach() for name, value in fast.items()}
+        return [found[i] for i in range(len(tasks))]
+
+    def plan(self, problem: Problem, tasks: Sequence[TaskData]) -> dict[str, str]:
+        """How each adapted parameter is held, and why: one line a parameter."""
+        plan = self._plan(problem, tasks[:2], Order.NONE) if len(tasks) > 1 and self.vectorize else None
+        return plan.reasons if plan else dict.fromkeys(problem.adapted, "dense: tasks are run one by one")
+
+    def _paths(self, problem: Problem, tasks: Sequence[TaskData], order: Order) -> Iterator[tuple[list[int], Run]]:
+        for positions in _alike(tasks, self.chunk_size):
+            group = [tasks[i] for i in positions]
+            plan = self._plan(problem, group[:2], order) if len(group) > 1 and self.vectorize else None
+            if plan is not None:
+                yield positions, BatchPath(problem, group, order, plan)
+            else:
+                yield from (([i], TaskPath(problem, tasks[i], order)) for i in positions)
+
+    def _plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order) -> Plan | None:
+        """The plan for tasks of this shape, or None where they have to be run one by one."""
+        plans = self._plans.setdefault(problem.program, {})
+        key = (_shape(tasks[0]), problem.steps, order)
+        if key not in plans:
+            plans[key] = self._make_plan(problem, tasks, order, warn=None not in plans.values())
+        return plans[key]
+
+    def _make_plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, warn: bool) -> Plan | None:
+        reason = problem.program.refuses_batches()
+        if reason is None:
+            for low_rank in (self.low_rank, False):
+                plan = make_plan(problem, tasks[0], low_rank)
+                reason = trial(problem, tasks, order, plan)
+                if reason is None:
+                    return plan
+                if not plan.low_rank:
+                    break
+        if self.vectorize is True:
+            raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}")
+        if warn:
+            message = f"tasks are run one by one, which is slower: {reason}; Engine(vectorize=False) says it is meant"
+            warnings.warn(message, LoopWarning, stacklevel=2)
+        return None
+
+
+def _alike(tasks: Sequence[TaskData], chunk_size: int | None) -> Iterator[list[int]]:
+    """Positions of tasks of one shape, at most ``chunk_size`` at a time."""
+    groups: dict[Any, list[int]] = {}
+    for position, task in enumerate(tasks):
+        groups.setdefault(_shape(task), []).append(position)
+    for positions in groups.values():
+        size = chunk_size or len(positions)
+        for start in range(0, len(positions), size):
+            yield positions[start : start + size]
+
+
+def _shape(task: TaskData) -> Any:
+    """All that has to agree for tasks to be stacked."""
+    values = (*task.support.args, *task.query.args, *task.support_noise, *task.query_noise)
+    return tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else id(v) for v in values)

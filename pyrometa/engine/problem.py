@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from pyrometa.errors import NonFiniteError
 from pyrometa.functional import Program
-from pyrometa.inner import InnerRule, Order
+from pyrometa.inner import InnerRule, Order, Path
 from pyrometa.types import Params, TaskData
 
 
@@ -36,9 +39,37 @@ class Problem:
         return {name: cut(value, order) for name, value in self.adapted.items()}
 
 
+class Run(Path[Any], Protocol):
+    """A path that can also be scored on the query sets."""
+
+    def score(self, point: Any) -> Tensor:
+        """The query objective of each task, shape ``(tasks,)``."""
+
+    def fast_weights(self, point: Any) -> list[Params]:
+        """The fast weights of each task."""
+
+
 def cut(value: Tensor, order: Order) -> Tensor:
     """A fast weight, off its graph where nothing is to be differentiated through it."""
     return value.detach().requires_grad_() if order is Order.NONE else value
+
+
+@contextmanager
+def _domain(task: int, step: int, fast: Params) -> Iterator[None]:
+    """Report what a program refuses because of the step before as the divergence that it is."""
+    try:
+        yield
+    except ValueError as error:
+        if step == 0:
+            raise
+        bad = next((name for name, value in fast.items() if not torch.isfinite(value).all()), None)
+        raise NonFiniteError(
+            f"task {task}, inner step {step}: the program refuses the adapted parameters"
+            f"{f', of which {bad!r} is not finite' if bad else ''}: lower the inner rate",
+            task,
+            step,
+            bad,
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -59,20 +90,23 @@ class TaskPath:
         fast = self.problem.start(self.order)
         return fast, self.problem.rule.init(fast)
 
-    def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params]:
+    def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, None]:
         """The support loss, and the fast weights to differentiate it by."""
         fast, _ = point
         noise = [draw[step] for draw in self.task.support_noise]
-        return self.problem.program.loss(fast, self.task.support, noise), fast
+        with _domain(self.task.index, step, fast):
+            return self.problem.program.loss(fast, self.task.support, noise), fast, None
 
-    def move(self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int) -> tuple[Params, Any]:
+    def move(self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None) -> tuple[Params, Any]:
         """One step of the rule."""
         fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
         return {name: cut(value, self.order) for name, value in fast.items()}, state
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""
-        return self.problem.program.score(point[0], self.task.query, self.task.query_noise)[None]
+        with torch.enable_grad(), _domain(self.task.index, self.problem.steps, point[0]):
+            score = self.problem.program.score(point[0], self.task.query, self.task.query_noise)[None]
+        return score.detach() if self.order is Order.NONE else score
 
     def fast_weights(self, point: tuple[Params, Any]) -> list[Params]:
         """The fast weights of each task."""

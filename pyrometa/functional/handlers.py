@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -37,9 +38,23 @@ class AnswerParams(Messenger):
                 f"the program asks for parameter {msg['name']!r}, which it did not have on first data: "
                 "create every parameter on every path through the model and the guide"
             )
-        if leaf.name not in self._answers:
-            self._answers[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))
-        msg["value"], msg["done"] = self._answers[leaf.name], True
+        if msg["fn"].__module__ == PyroModule.__module__:  # a local parameter, of a name that others may have too
+            msg["value"] = _local_value(msg)
+        else:
+            if leaf.name not in self._answers:
+                self._answers[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))
+            msg["value"] = self._answers[leaf.name]
+        msg["done"] = True
+        # SVI that goes on from an adapted guide sees the adapted values and leaves the user's own alone
+        msg["stop"] = not any(msg["value"].unconstrained() is value for value in self._values.values())
+
+
+def _local_value(msg: Any) -> Tensor:
+    """What the module that sends the message holds, where :func:`swapped` has put the value that counts."""
+    value = msg["fn"]()
+    if not hasattr(value, "unconstrained"):
+        value.unconstrained = weakref.ref(value)
+    return value
 
 
 def constrained(leaf: Leaf, value: Tensor) -> Tensor:

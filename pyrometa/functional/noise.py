@@ -46,6 +46,10 @@ class _NoiseMode(TorchFunctionMode):
     def next_draw(self, draw: Draw) -> Tensor:
         raise NotImplementedError
 
+    def fill(self, target: Tensor, value: Tensor) -> Tensor:
+        """The result of an in-place draw."""
+        return target.copy_(value)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         in_place, out_of_place = _IN_PLACE.get(func), _OUT_OF_PLACE.get(func)
@@ -53,7 +57,7 @@ class _NoiseMode(TorchFunctionMode):
             kind, transform = in_place
             target = args[0]
             noise = self.next_draw(Draw(kind, tuple(target.shape), target.dtype, target.device))
-            return target.copy_(transform(noise, *args[1:], **_without_generator(kwargs)))
+            return self.fill(target, transform(noise, *args[1:], **_without_generator(kwargs)))
         if out_of_place is not None and kwargs.get("generator") is None and kwargs.get("out") is None:
             kind, make_args, transform = out_of_place
             shape, dtype, device = make_args(*args, **kwargs)
@@ -91,8 +95,30 @@ class ReplayNoise(_NoiseMode):
         noise = next(self._noise, None)
         if noise is None or tuple(noise.shape) != draw.shape or noise.dtype != draw.dtype:
             self._noise = iter(())
-            return draw.sample()
+            return self.fresh(draw)
         return noise
+
+    def fresh(self, draw: Draw) -> Tensor:
+        """A draw that was not made ahead."""
+        return draw.sample()
+
+
+class BatchedNoise(ReplayNoise):
+    """Replays noise under ``vmap``, where a draw can't be written into an unbatched tensor.
+
+    In-place draws are answered with a new tensor. What was to be filled is filled with NaN, so that a program
+    that goes on with it can't pass for right.
+    """
+
+    def fill(self, target: Tensor, value: Tensor) -> Tensor:
+        """The value itself."""
+        target.fill_(math.nan)
+        return value
+
+    def fresh(self, draw: Draw) -> Tensor:
+        """A draw for each task."""
+        make = torch.randn if draw.kind == "normal" else torch.rand
+        return make(draw.shape, dtype=draw.dtype, device=draw.device)
 
 
 def draw_noise(tapes: Sequence[Tape], steps: int) -> list[tuple[Tensor, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import pyro
@@ -12,10 +12,10 @@ from pyro import poutine
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
-from pyrometa.functional import guards
+from pyrometa.functional import estimators, guards
 from pyrometa.functional.handlers import AnswerParams, swapped
 from pyrometa.functional.leaves import Leaf, ParamRecorder, Side, SideRun, find_leaves, root_module
-from pyrometa.functional.noise import RecordNoise, ReplayNoise, Tape
+from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
 from pyrometa.types import Data, StepNoise
 
 Objective = Callable[..., Tensor]
@@ -56,7 +56,8 @@ class Program:
             raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
         self.model, self.guide, self.elbo = model, guide, loss
         self._loss = _objective(loss, "loss")
-        self._score = self._loss if score is None else _objective(score, "score")
+        self._given_score = loss if score is None else score
+        self._score = _objective(self._given_score, "score")
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
         self.leaves: dict[str, Leaf] = {}
@@ -71,7 +72,7 @@ class Program:
         """
         with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self._modules()):
             guide = self._run("guide", self.guide, data)
-            replayed = poutine.replay(self.model, trace=guide.trace)
+            replayed = poutine.replay(self.model, trace=_constant(guide.trace))
             model = self._run("model", replayed, data)
             guards.check_sites(guide.trace, model.trace)
             self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
@@ -97,31 +98,46 @@ class Program:
         Returns:
             A scalar tensor, differentiable in ``params``.
         """
-        return self._evaluate(self._loss, params, data, noise)
+        return self._evaluate(self._loss, params, data, _replay(noise))
 
     def score(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:
         """The query objective of one task; arguments and result as for :meth:`loss`."""
-        return self._evaluate(self._score, params, data, noise)
+        return self._evaluate(self._score, params, data, _replay(noise))
 
     def tape(self, data: Data, *, score: bool = False) -> Tape:
         """The draws that one evaluation makes on data of this shape, recorded on first sight of it."""
         key = (score, _shapes(data))
         if key not in self._tapes:
             objective = self._score if score else self._loss
-            with torch.random.fork_rng(), torch.no_grad(), RecordNoise() as recorder:
-                self._evaluate(objective, {}, data, None)
+            recorder = RecordNoise()
+            with torch.random.fork_rng(), torch.enable_grad():
+                self._evaluate(objective, {}, data, recorder)
             self._tapes[key] = recorder.tape
         return self._tapes[key]
 
+    def batched(self, params: Mapping[str, Tensor], data: Data, mode: BatchedNoise, *, score: bool = False) -> Tensor:
+        """:meth:`loss` or :meth:`score` of one task in a form that ``vmap`` can batch, under ``mode``."""
+        given = self._given_score if score else self.elbo
+        objective = estimators.traced(given) if isinstance(given, ELBO) else given
+        with pyro.validation_enabled(False):
+            return self._evaluate(objective, params, data, mode)
+
+    def refuses_batches(self) -> str | None:
+        """Why :meth:`batched` can't be used on this program, or None."""
+        if self.guide_draws.score_function:
+            sites = ", ".join(self.guide_draws.score_function)
+            return f"guide site {sites} is not reparameterised"
+        return estimators.refusal(self.elbo) or estimators.refusal(self._given_score)
+
     def _evaluate(
-        self, objective: Objective, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None
+        self,
+        objective: Objective,
+        params: Mapping[str, Tensor],
+        data: Data,
+        mode: AbstractContextManager[Any],
     ) -> Tensor:
-        with self.using(params):
-            if noise is None:
-                value = objective(self.model, self.guide, *data.args, **data.kwargs)
-            else:
-                with ReplayNoise(noise):
-                    value = objective(self.model, self.guide, *data.args, **data.kwargs)
+        with self.using(params), mode:
+            value = objective(self.model, self.guide, *data.args, **data.kwargs)
         return value / _rows(data) if self._mean else value
 
     @contextmanager
@@ -138,12 +154,24 @@ class Program:
         A PyroModule writes what it holds to a store that lacks it, which must not be a fast weight.
         """
         store = pyro.get_param_store()
-        if pyro.settings.get("module_local_params") or len(store) >= len(self.leaves):
+        if pyro.settings.get("module_local_params"):
             return
         for leaf in self.leaves.values():
             for site in leaf.sites if leaf.slots else ():
                 if site not in store:
                     store.set_state({"params": {site: leaf.tensor}, "constraints": {site: leaf.constraint}})
+
+
+def _replay(noise: StepNoise | None) -> AbstractContextManager[Any]:
+    return nullcontext() if noise is None else ReplayNoise(noise)
+
+
+def _constant(trace: poutine.Trace) -> poutine.Trace:
+    """The same trace with values that depend on no parameter, so that a replay shows what the model itself reads."""
+    constant = trace.copy()
+    constant.nodes = type(trace.nodes)((name, dict(site)) for name, site in trace.nodes.items())
+    constant.detach_()
+    return constant
 
 
 def _objective(loss: ELBO | Objective, name: str) -> Objective:

@@ -1,7 +1,7 @@
 """Inner rules, one file each, and the one adaptation loop."""
 
-from pyrometa.inner.adaptation import Order, adapt
+from pyrometa.inner.adaptation import Order, Path, adapt
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
 
-__all__ = ["SGD", "InnerRule", "Order", "adapt"]
+__all__ = ["SGD", "InnerRule", "Order", "Path", "adapt"]

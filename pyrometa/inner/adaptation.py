@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,10 +43,10 @@ class Path(Protocol[Point]):
     def start(self) -> Point:
         """The point where adaptation starts."""
 
-    def loss(self, point: Point, step: int) -> tuple[Tensor, Params]:
-        """Support loss of each task, shape ``(tasks,)``, and the tensors to differentiate it by."""
+    def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Any]:
+        """Support loss of each task, shape ``(tasks,)``; what to differentiate it by; what :meth:`move` needs of it."""
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any) -> Point:
         """The next point."""
 
 
@@ -68,10 +68,10 @@ def adapt(path: Path[Point], steps: int, order: Order) -> Iterator[Point]:
     yield point
     for step in range(steps):
         with torch.enable_grad():
-            losses, variables = path.loss(point, step)
+            losses, variables, seen = path.loss(point, step)
             grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
             _check_finite(losses, grads, path.tasks, step)
-            point = path.move(point, grads, step)
+            point = path.move(point, grads, step, seen)
         yield point
 
 

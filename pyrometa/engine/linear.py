@@ -1,0 +1,123 @@
+r"""Fast weights of linear layers as factors.
+
+The inner gradient of a layer's weight is a sum of outer products over the few rows that reach it,
+:math:`\nabla W = \sum_r \delta_r h_r^T`, so after some steps of SGD a task's weight is
+:math:`W_0 + \sum_r a_r h_r^T` with :math:`a_r = -\text{lr}\,\delta_r`, and
+
+.. math:: x W^T = x W_0^T + (x H^T) A
+
+All tasks share the product with :math:`W_0`; each adds two thin ones. :math:`\delta` is the gradient at a zero
+probe that is added to the layer's output, so everything is exact, second order included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyrometa.functional.noise import BatchedNoise
+
+Factors = tuple[Tensor, Tensor]
+"""``(A, H)`` of shapes ``(rank, out)`` and ``(rank, in)``."""
+
+_REQUIRES_GRAD = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_HARMLESS = {
+    getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_leaf", "_cdata")
+} | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.is_floating_point}
+
+
+class NotLinearError(Exception):
+    """A weight that was to stay in factors reached another operation than ``F.linear``."""
+
+    def __init__(self, name: str, operation: str) -> None:
+        super().__init__(f"{name} is used by {operation}")
+        self.name, self.operation = name, operation
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a linear layer: whose weight, and the shape of its output."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows that reach the weight in this call."""
+        return torch.Size(self.shape[:-1]).numel()
+
+
+class BatchMode(BatchedNoise):
+    """Under ``vmap``: replays noise, and runs ``F.linear`` on weights that only it knows.
+
+    The program holds NaN-filled placeholders in place of the weights, so that a use that escapes the mode
+    can't pass for an answer.
+
+    Args:
+        noise: one tensor a draw.
+        fast: ids of the fast weights that the program holds; they count as requiring a gradient, which vmap hides.
+        weights: the leaves by name.
+        placeholders: what the program holds instead.
+        factors: the task's update of each weight; none at the start.
+        probes: zeros of the calls' shapes, in order; None adds none.
+    """
+
+    def __init__(
+        self,
+        noise: Sequence[Tensor],
+        fast: Collection[int],
+        weights: Mapping[str, Tensor],
+        placeholders: Mapping[str, Tensor],
+        factors: Mapping[str, Factors],
+        probes: Iterable[Tensor] | None,
+    ) -> None:
+        super().__init__(noise)
+        self._fast = fast
+        self._weights, self._factors = weights, factors
+        self._names = {id(placeholder): name for name, placeholder in placeholders.items()}
+        self._probes = None if probes is None else iter(probes)
+        self.inputs: list[Tensor] = []
+        self.calls: list[Call] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            name = self._names.get(id(kwargs.get("weight", args[1] if len(args) > 1 else None)))
+            if name is not None:
+                return self._linear(name, *_linear_arguments(*args, **kwargs))
+        elif func == _REQUIRES_GRAD:
+            return id(args[0]) in self._fast or func(*args)
+        elif func not in _HARMLESS and self._names:
+            self._refuse(func, args)
+            self._refuse(func, kwargs.values())
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _linear(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
+        if id(x) in self._names or id(bias) in self._names:
+            raise NotLinearError(name, "F.linear as an input")
+        y = F.linear(x, self._weights[name], bias)
+        if name in self._factors:
+            a, h = self._factors[name]
+            y = y + (x @ h.T) @ a
+        if self._probes is not None:
+            y = y + next(self._probes)
+        self.inputs.append(x)
+        self.calls.append(Call(name, tuple(y.shape)))
+        return y
+
+    def _refuse(self, func: Callable[..., Any], values: Iterable[Any]) -> None:
+        for value in values:
+            if isinstance(value, Tensor):
+                if id(value) in self._names:
+                    raise NotLinearError(self._names[id(value)], getattr(func, "__name__", str(func)))
+            elif isinstance(value, list | tuple):
+                self._refuse(func, value)
+
+
+def _linear_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    return input, bias

@@ -1,0 +1,57 @@
+"""Does the vectorised pass say what the reference says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.plan import Plan
+from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.errors import NonFiniteError
+from pyrometa.inner import Order, adapt
+from pyrometa.types import TaskData
+
+
+def trial(problem: Problem, tasks: Sequence[TaskData], order: Order, plan: Plan) -> str | None:
+    """Run some tasks vectorised and one by one, and compare losses and gradients.
+
+    A program that makes draws of its own is only run: its numbers differ by design. A task whose loss is not
+    finite proves nothing either way, and is left to the run itself to report.
+
+    Returns:
+        Why the vectorised pass can't be used, or None if it can.
+    """
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        try:
+            expected = [_result(problem, TaskPath(problem, task, order), order) for task in tasks]
+        except NonFiniteError:
+            return None
+        draws_its_own = not torch.equal(before, torch.get_rng_state())
+        try:
+            found = _result(problem, BatchPath(problem, tasks, order, plan), order)
+        except Exception as error:  # whatever vmap or the program raises is the reason
+            return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
+    if draws_its_own or all(map(_close, found, total)):
+        return None
+    return "the vectorised loss or gradient differs from the reference"
+
+
+def _result(problem: Problem, path: Run, order: Order) -> list[Tensor]:
+    """Summed query loss after all steps and, where it has them, its gradients."""
+    leaves = [leaf.tensor for leaf in problem.program.leaves.values() if leaf.trainable]
+    leaves += problem.learned.values()
+    for last in adapt(path, problem.steps, order):
+        point = last
+    loss = path.score(point).sum()
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
+    return [loss.detach(), *(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, grads, strict=False))]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e-3 if found.dtype in (torch.float16, torch.bfloat16, torch.float32) else 1e-7
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6))
