@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from pyrometa.engine.linear import BatchMode, Factors
+from pyrometa.engine.linear import BatchMode, Factors, Product
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
 from pyrometa.inner import Order
@@ -25,12 +25,22 @@ class Point:
         dense: one tensor a task.
         factors: low-rank updates of the weights of linear layers, ``(A, H)`` of shapes ``(tasks, rank, out)`` and
             ``(tasks, rank, in)``, a pair for each set of rows.
+        products: products of the support set with the leaves, which no step changes.
         state: the rule's state.
     """
 
     dense: Params
     factors: Mapping[str, tuple[Factors, ...]]
+    products: Mapping[Product, Tensor]
     state: Any
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one evaluation leaves for the step: the inputs of the low-rank layers, and the products."""
+
+    inputs: list[Tensor]
+    products: dict[Product, Tensor]
 
 
 @dataclass
@@ -56,9 +66,9 @@ class BatchPath:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = {n: p.expand(len(self.batch), *p.shape) for n, p in start.items() if n not in self._weights}
-        return Point(dense, {}, self.problem.rule.init(dense))
+        return Point(dense, {}, {}, self.problem.rule.init(dense))
 
-    def loss(self, point: Point, step: int) -> tuple[Tensor, Params, list[Tensor]]:
+    def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:
         """Support losses; the dense fast weights and the linear layers' probes; the layers' inputs."""
         calls = self.plan.support_calls
         probes = [
@@ -66,17 +76,17 @@ class BatchPath:
             for call in calls
         ]
         noise = [draw[:, step] for draw in self._support_noise]
-        losses, inputs = self._evaluate(point, self._support, noise, probes, score=False)
+        losses, inputs, products = self._evaluate(point, self._support, noise, probes, point.products, score=False)
         named = {f"{call.name} (call {i})": probe for i, (call, probe) in enumerate(zip(calls, probes, strict=True))}
-        return losses, {**named, **point.dense}, inputs
+        return losses, {**named, **point.dense}, Seen(inputs, products)
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: list[Tensor]) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen) -> Point:
         """One step of the rule on the dense weights, and one more set of factors for the others."""
-        deltas = list(grads.values())[: len(seen)]
-        dense_grads = dict(list(grads.items())[len(seen) :])
+        deltas = list(grads.values())[: len(seen.inputs)]
+        dense_grads = dict(list(grads.items())[len(seen.inputs) :])
         dense, state = self.problem.rule.update(point.dense, dense_grads, point.state, self.problem.learned, step)
         factors = dict(point.factors)
-        for call, delta, x in zip(self.plan.support_calls, deltas, seen, strict=True):
+        for call, delta, x in zip(self.plan.support_calls, deltas, seen.inputs, strict=True):
             rate = self.plan.rate(self.problem, call.name, step)
             if self.order is not Order.SECOND:
                 x = x.detach()
@@ -84,12 +94,12 @@ class BatchPath:
             if self.order is Order.NONE:
                 a = a.detach()
             factors[call.name] = _added(factors.get(call.name, ()), a, h)
-        return Point({n: cut(v, self.order) for n, v in dense.items()}, factors, state)
+        return Point({n: cut(v, self.order) for n, v in dense.items()}, factors, seen.products, state)
 
     def score(self, point: Point) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
         with torch.set_grad_enabled(self.order is not Order.NONE):
-            return self._evaluate(point, self._query, self._query_noise, None, score=True)[0]
+            return self._evaluate(point, self._query, self._query_noise, None, {}, score=True)[0]
 
     def fast_weights(self, point: Point) -> list[Params]:
         """The fast weights of each task, factors multiplied out."""
@@ -105,28 +115,31 @@ class BatchPath:
         data: Data,
         noise: Sequence[Tensor],
         probes: Sequence[Tensor] | None,
+        products: Mapping[Product, Tensor],
         *,
         score: bool,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
         factors = {
             name: (torch.cat([a for a, _ in pairs], 1), torch.cat([h for _, h in pairs], 1))
             for name, pairs in point.factors.items()
         }
         batched = [i for i, arg in enumerate(data.args) if isinstance(arg, Tensor)]
 
+        args = [data.args[i] for i in batched]
+
         def one(
-            dense: Params, factors: Mapping[str, Factors], probes: Sequence[Tensor] | None, noise: Any, args: Any
-        ) -> tuple[Tensor, list[Tensor]]:
+            dense: Params, factors: Any, probes: Any, noise: Any, args: Any, products: Any
+        ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
             fast = {**self._placeholders, **dense}
-            mode = BatchMode(noise, {id(v) for v in fast.values()}, self._weights, self._placeholders, factors, probes)
+            ids = {id(value) for value in fast.values()}
+            mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, args, products)
             full = list(data.args)
             for i, arg in zip(batched, args, strict=True):
                 full[i] = arg
             loss = self.problem.program.batched(fast, Data(tuple(full), data.kwargs), mode, score=score)
-            return loss, mode.inputs
+            return loss, mode.inputs, mode.products
 
-        args = [data.args[i] for i in batched]
-        given = (point.dense, factors, probes, list(noise), args)
+        given = (point.dense, factors, probes, list(noise), args, dict(products))
         in_dims = tuple(0 if part else None for part in given)
         return vmap(one, in_dims, randomness="different")(*given)
 

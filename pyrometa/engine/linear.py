@@ -25,6 +25,9 @@ from pyrometa.functional.noise import BatchedNoise
 Factors = tuple[Tensor, Tensor]
 """``(A, H)`` of shapes ``(rank, out)`` and ``(rank, in)``."""
 
+Product = tuple[str, int]
+"""A layer's weight and the position of the argument that it is multiplied with."""
+
 _REQUIRES_GRAD = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _HARMLESS = {
     getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_leaf", "_cdata")
@@ -65,6 +68,8 @@ class BatchMode(BatchedNoise):
         placeholders: what the program holds instead.
         factors: the task's update of each weight; none at the start.
         probes: zeros of the calls' shapes, in order; None adds none.
+        arguments: the task's data. A layer's product with it is the same at every inner step.
+        products: such products from an earlier step, by name and position.
     """
 
     def __init__(
@@ -75,12 +80,16 @@ class BatchMode(BatchedNoise):
         placeholders: Mapping[str, Tensor],
         factors: Mapping[str, Factors],
         probes: Iterable[Tensor] | None,
+        arguments: Sequence[Tensor] = (),
+        products: Mapping[Product, Tensor] | None = None,
     ) -> None:
         super().__init__(noise)
         self._fast = fast
         self._weights, self._factors = weights, factors
         self._names = {id(placeholder): name for name, placeholder in placeholders.items()}
         self._probes = None if probes is None else iter(probes)
+        self._arguments = {id(argument): i for i, argument in enumerate(arguments)}
+        self.products: dict[Product, Tensor] = dict(products or {})
         self.inputs: list[Tensor] = []
         self.calls: list[Call] = []
 
@@ -90,6 +99,9 @@ class BatchMode(BatchedNoise):
             name = self._names.get(id(kwargs.get("weight", args[1] if len(args) > 1 else None)))
             if name is not None:
                 return self._linear(name, *_linear_arguments(*args, **kwargs))
+        elif func is F.binary_cross_entropy_with_logits and _is_elementwise(*args, **kwargs):
+            x, target = args
+            return F.softplus(x, threshold=40.0) - x * target
         elif func == _REQUIRES_GRAD:
             return id(args[0]) in self._fast or func(*args)
         elif func not in _HARMLESS and self._names:
@@ -100,7 +112,9 @@ class BatchMode(BatchedNoise):
     def _linear(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
         if id(x) in self._names or id(bias) in self._names:
             raise NotLinearError(name, "F.linear as an input")
-        y = F.linear(x, self._weights[name], bias)
+        y = self._product(name, x)
+        if bias is not None:
+            y = y + bias
         if name in self._factors:
             a, h = self._factors[name]
             y = y + (x @ h.T) @ a
@@ -110,6 +124,14 @@ class BatchMode(BatchedNoise):
         self.calls.append(Call(name, tuple(y.shape)))
         return y
 
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        position = self._arguments.get(id(x))
+        if position is None:
+            return F.linear(x, self._weights[name])
+        if (name, position) not in self.products:
+            self.products[name, position] = F.linear(x, self._weights[name])
+        return self.products[name, position]
+
     def _refuse(self, func: Callable[..., Any], values: Iterable[Any]) -> None:
         for value in values:
             if isinstance(value, Tensor):
@@ -117,6 +139,10 @@ class BatchMode(BatchedNoise):
                     raise NotLinearError(self._names[id(value)], getattr(func, "__name__", str(func)))
             elif isinstance(value, list | tuple):
                 self._refuse(func, value)
+
+
+def _is_elementwise(*args: Any, reduction: str = "mean", **options: Any) -> bool:
+    return len(args) == 2 and reduction == "none" and all(value is None for value in options.values())
 
 
 def _linear_arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
