@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow lint format docs bench clean
+.PHONY: setup demo test test-slow lint format docs clean
 
 setup: .venv/.done
 

@@ -1,0 +1,57 @@
+"""The strict bench: every test and doctest starts clean, and one that leaks global state fails."""
+
+import importlib
+import random
+import warnings
+
+import numpy as np
+import pyro
+import pyro.poutine.runtime
+import pytest
+import torch
+
+# Imported first: these add warnings filters when imported, which is no leak of the first test to need them, and
+# their own deprecation warnings are not ours to fail on.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for name in ("sklearn.datasets", "torchvision", "learn2learn"):
+        importlib.import_module(name)
+
+
+def _global_state():
+    """What no test and no code of the package may change, by the name a failure gives it."""
+    return {
+        "Pyro settings": dict(pyro.settings.get()),
+        "default dtype": torch.get_default_dtype(),
+        "thread count": torch.get_num_threads(),
+        "grad mode": torch.is_grad_enabled(),
+        "warnings filters": list(warnings.filters),
+        "Pyro handler stack": list(pyro.poutine.runtime._PYRO_STACK),
+    }
+
+
+def _restore(state):
+    """Keep one leak from failing the tests that follow it."""
+    pyro.settings.set(**state["Pyro settings"])
+    torch.set_default_dtype(state["default dtype"])
+    torch.set_num_threads(state["thread count"])
+    torch.set_grad_enabled(state["grad mode"])
+    warnings.filters[:] = state["warnings filters"]
+    pyro.poutine.runtime._PYRO_STACK[:] = state["Pyro handler stack"]
+
+
+@pytest.fixture(autouse=True)
+def strict_bench():
+    """Seed every generator and clear the param store before a test; fail the test if it leaks."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- the legacy generator is the one that libraries share
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    before = _global_state()
+    yield
+    after = _global_state()
+    _restore(before)
+    pyro.clear_param_store()
+    leaks = [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+    if leaks:
+        pytest.fail("the test leaks global state: " + "; ".join(leaks), pytrace=False)

@@ -1,0 +1,237 @@
+"""Who may import whom, read from the source; and what `import pyrometa` does in a fresh interpreter."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pyrometa"
+
+EVERY = frozenset({"*"})  # anything public
+BASE = {"types", "errors"}
+METASVI = BASE | {"functional", "inner", "engine", "outer", "tasks"}
+
+# module: (what it may import when it is imported, what it may also import inside a function)
+# The row with the longest matching name counts. "" is the package's own __init__.
+TABLE = {
+    "types": (set(), set()),
+    "errors": (set(), set()),
+    "functional": (BASE, set()),
+    "inner": (BASE, set()),
+    "engine": (BASE | {"functional", "inner"}, set()),
+    "outer": (BASE | {"engine", "inner"}, set()),
+    "tasks": (BASE, set()),
+    "metasvi": (METASVI, {"interop"}),
+    "models": (set(), set()),
+    "guides": (set(), set()),
+    "guides.semi_amortised": ({"inner", "functional"}, set()),
+    "diagnostics": (BASE | {"functional"}, set()),
+    "checkpoint": (METASVI | {"metasvi"}, set()),
+    "distributed": (METASVI | {"metasvi"}, set()),
+    "train": (METASVI | {"metasvi", "checkpoint", "distributed"}, set()),
+    "interop": (METASVI | {"metasvi", "diagnostics"}, set()),
+    "plots": (EVERY, set()),
+    "cli": (EVERY, set()),
+    "": (
+        METASVI | {"metasvi", "train", "checkpoint", "distributed", "models", "guides", "diagnostics"},
+        {"interop"},
+    ),
+}
+WITHOUT_PYRO = {"types", "errors", "inner", "engine"}  # functional/ is what binds Pyro for them
+
+HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn")
+ENTRIES = {"cli", "plots", "interop"}  # may need an extra when imported
+
+
+def module_name(path, root):
+    """`functional/leaves.py` is `functional.leaves`, `tasks/__init__.py` is `tasks`."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path, root):
+    """Yields (line, dotted name, whether inside a function) of each import; the root is `pyrometa`."""
+    parents = ["pyrometa", *path.relative_to(root).parent.parts]
+
+    def visit(node, lazy):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, lazy
+        elif isinstance(node, ast.ImportFrom):
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{source}.{alias.name}", lazy
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("import_module", "importlib.import_module", "__import__")
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield node.lineno, str(node.args[0].value), lazy
+        lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def row_of(name):
+    """The key of the longest row that holds the module, None without one."""
+    rows = [row for row in TABLE if row and (name == row or name.startswith(row + "."))]
+    return max(rows, key=len) if rows else ("" if not name else None)
+
+
+def violations(root):
+    """One line for each import that the table does not allow, and for each module that has no row."""
+    tops = {path.stem for path in root.glob("*.py")} | {path.name for path in root.iterdir() if path.is_dir()}
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        name = module_name(path, root)
+        row = row_of(name)
+        if row is None:
+            found.append(f"{name}: has no row in the table")
+            continue
+        eager, lazily = TABLE[row]
+        for line, target, lazy in imports(path, root):
+            parts = target.split(".")
+            where = f"{path.relative_to(root)}:{line} imports {target}"
+            if parts[0] == "pyro" and row in WITHOUT_PYRO:
+                found.append(f"{where}, but only functional/ binds Pyro")
+            if parts[0] != "pyrometa":
+                continue
+            top = parts[1] if len(parts) > 1 and parts[1] in tops else ""
+            allowed = eager | lazily if lazy else eager
+            if allowed == EVERY:
+                private = [part for part in parts if part.startswith("_") and not part.endswith("__")]
+                if private:
+                    found.append(f"{where}, which is private")
+            elif top not in allowed and top != row.split(".")[0]:
+                found.append(f"{where}, not in the row of {row or 'pyrometa'}: {sorted(allowed)}")
+    return found
+
+
+def test_the_package_follows_the_table():
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        (
+            "inner/sgd.py",
+            "from pyrometa.functional import loss",
+            "imports pyrometa.functional.loss, not in the row",
+        ),
+        (
+            "inner/sgd.py",
+            "from ..functional.loss import f",
+            "imports pyrometa.functional.loss.f, not in the row",
+        ),
+        (
+            "inner/sgd.py",
+            "def f():\n    from pyrometa import metasvi",
+            "imports pyrometa.metasvi, not in the row",
+        ),
+        ("inner/sgd.py", "from pyrometa import MetaSVI", "imports pyrometa.MetaSVI, not in the row"),
+        ("inner/sgd.py", "import pyrometa", "imports pyrometa, not in the row"),
+        ("inner/sgd.py", "import pyro.poutine", "only functional/ binds Pyro"),
+        (
+            "inner/sgd.py",
+            "import importlib\nimportlib.import_module('pyrometa.engine')",
+            "imports pyrometa.engine",
+        ),
+        ("functional/loss.py", "import pyrometa.engine.loop", "imports pyrometa.engine.loop, not in the row"),
+        ("tasks/batch.py", "from pyrometa.models import vae", "imports pyrometa.models.vae, not in the row"),
+        ("models/vae.py", "from .. import metasvi", "imports pyrometa.metasvi, not in the row"),
+        ("guides/flow.py", "from pyrometa.inner import SGD", "imports pyrometa.inner.SGD, not in the row"),
+        ("metasvi.py", "from pyrometa.interop import learn2learn", "imports pyrometa.interop.learn2learn"),
+        ("cli.py", "from pyrometa.engine._plan import x", "which is private"),
+        ("helpers.py", "", "has no row"),
+    ],
+)
+def test_what_is_not_in_the_table_is_found(tmp_path, path, source, complaint):
+    make_package(tmp_path, path, source)
+    (found,) = violations(tmp_path)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("inner/sgd.py", "from pyrometa.types import Params\nfrom .loop import adapt\nfrom . import loop"),
+        ("functional/loss.py", "import pyro\nfrom pyrometa import errors"),
+        ("engine/loop.py", "from ..inner.loop import adapt\nfrom pyrometa.functional import loss"),
+        ("guides/semi_amortised.py", "from pyrometa.inner import SGD\nfrom pyrometa.guides import flow"),
+        ("metasvi.py", "def f():\n    from pyrometa.interop import learn2learn"),
+        ("__init__.py", "from pyrometa.metasvi import MetaSVI\nfrom . import tasks\n__version__ = '1'"),
+        ("cli.py", "import pyrometa as pm\nfrom pyrometa import MetaSVI, __version__"),
+    ],
+)
+def test_what_is_in_the_table_is_allowed(tmp_path, path, source):
+    make_package(tmp_path, path, source)
+    assert violations(tmp_path) == []
+
+
+def make_package(root, path, source):
+    """An empty package of every module in the table, with one source written."""
+    for row in TABLE:
+        (root / Path(*row.split("."))).mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(source)
+
+
+FRESH = """
+import sys, warnings
+import pyro, torch
+state = lambda: (
+    pyro.settings.get(), list(warnings.filters), torch.get_default_dtype(), torch.get_num_threads(),
+    torch.is_grad_enabled(), list(pyro.get_param_store().keys()), torch.get_rng_state().tolist(),
+)
+before = dict(zip(NAMES, state()))
+import importlib
+for module in MODULES:
+    importlib.import_module(module)
+after = dict(zip(NAMES, state()))
+changed = [name for name in NAMES if before[name] != after[name]]
+loaded = [name for name in HEAVY if name in sys.modules]
+if changed or loaded:
+    sys.exit(f"changed: {changed}, imported: {loaded}")
+"""
+NAMES = ["settings", "filters", "dtype", "threads", "grad mode", "param store", "random state"]
+
+
+def fresh(modules, path=None):
+    """What a fresh interpreter says when it imports the modules; nothing, if all is well."""
+    code = f"NAMES, MODULES, HEAVY = {NAMES!r}, {modules!r}, {HEAVY!r}\n{FRESH}"
+    environment = {**os.environ, "PYTHONPATH": str(path or PACKAGE.parent), "PYTHONWARNINGS": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
+def test_importing_pyrometa_loads_no_extra_and_changes_nothing():
+    assert fresh(["pyrometa"]) == ""
+
+
+def test_every_module_imports_without_an_extra():
+    names = [module_name(path, PACKAGE) for path in sorted(PACKAGE.rglob("*.py"))]
+    modules = [f"pyrometa.{name}" for name in names if name and name.split(".")[0] not in ENTRIES]
+    assert fresh(modules) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("import mlxtend", "imported: ['mlxtend']"),
+        ("import pyro\npyro.settings.set(module_local_params=True)", "changed: ['settings']"),
+        ("import warnings\nwarnings.simplefilter('ignore')", "changed: ['filters']"),
+        ("import torch\ntorch.set_default_dtype(torch.float64)", "changed: ['dtype']"),
+        ("import torch\ntorch.manual_seed(3)", "changed: ['random state']"),
+        ("print('a banner')", "a banner"),
+        ("import warnings\nwarnings.warn('old')", "old"),
+    ],
+)
+def test_an_import_that_does_more_is_found(tmp_path, source, complaint):
+    (tmp_path / "busy.py").write_text(source)
+    assert complaint in fresh(["busy"], tmp_path)
