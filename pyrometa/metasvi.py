@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ class MetaSVI:
         self.engine = Engine() if engine is None else engine
         self.steps = _step_count("steps", steps)
         self._optim, self._adapt = optim, adapt
-        self._program = Program(model, guide, loss or TraceMeanField_ELBO(), score, reduction)
+        self._program = Program(model, guide, TraceMeanField_ELBO() if loss is None else loss, score, reduction)
         self._leaves: Params = {}
         self._adapted: tuple[str, ...] = ()
         self._learned: Params = {}
@@ -164,6 +164,7 @@ class MetaSVI:
         self._initialised().step(grads)
         return loss.item()
 
+    @torch.enable_grad()
     def loss_and_grads(
         self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, Params]:
@@ -188,6 +189,7 @@ class MetaSVI:
         """Mean query loss after adaptation, without learning; arguments and errors as for :meth:`step`."""
         return self.evaluate(support, query, (self.steps,), kwargs=kwargs).mean().item()
 
+    @torch.enable_grad()
     def evaluate(
         self,
         support: Argument,
@@ -211,15 +213,12 @@ class MetaSVI:
             NonFiniteError: an inner step is not finite.
             ValueError, TypeError: bad data; nothing was done.
         """
-        at = range(self.steps + 1) if steps is None else [_step_count("steps", k) for k in steps]
-        if not at:
-            raise ValueError("steps is empty: say after how many steps to score, as in steps=(0, 1, 5)")
+        at = range(self.steps + 1) if steps is None else _step_counts(steps)
         tasks = self._tasks(support, query, kwargs, max(at))
-        chunks = list(self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE))
-        losses = torch.empty_like(torch.cat([chunk for _, chunk in chunks], dim=1))
-        for positions, chunk in chunks:
-            losses[:, positions] = chunk
-        return losses
+        losses: dict[int, Tensor] = {}
+        for positions, chunk in self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE):
+            losses.update(zip(positions, chunk.unbind(1), strict=True))
+        return torch.stack([losses[i] for i in range(len(tasks))], dim=1)
 
     def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
         """Fit one task.
@@ -240,6 +239,7 @@ class MetaSVI:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
         return self._adapt_tasks(split_tasks("supports", supports, kwargs), steps)
 
+    @torch.enable_grad()
     def _adapt_tasks(self, supports: list[Data], steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else _step_count("steps", steps)
         self._check_support(supports)
@@ -281,7 +281,11 @@ class MetaSVI:
             NotInitialisedError: before first data; call :meth:`init`.
             ValueError: names or shapes differ; nothing was changed.
         """
-        leaves, given = dict(self.named_parameters()), state["parameters"]
+        leaves = dict(self.named_parameters())
+        missing = [part for part in ("parameters", "optimizer") if part not in state]
+        if missing:
+            raise ValueError(f"the state lacks {' and '.join(missing)}: give what meta.state_dict() returned")
+        given = state["parameters"]
         if leaves.keys() != given.keys():
             raise ValueError(f"the state is of other parameters: {', '.join(sorted(leaves.keys() ^ given.keys()))}")
         for name, leaf in leaves.items():
@@ -312,7 +316,7 @@ class MetaSVI:
         check_pairs(supports, queries)
         self._check_support(supports)
         if query is not None:
-            _refuse_local_sites(self.guide, supports, queries)
+            _refuse_local_sites(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
 
     def _check_support(self, supports: list[Data]) -> None:
@@ -353,8 +357,16 @@ def _step_count(name: str, steps: Any) -> int:
     return steps
 
 
-def _refuse_local_sites(guide: Callable[..., Any], supports: list[Data], queries: list[Data]) -> None:
-    local = guards.local_sites(guide)
+def _step_counts(steps: Any) -> list[int]:
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise TypeError(f"steps must be several numbers, as in steps=(0, 1, 5), got {steps!r}")
+    counts = [_step_count("steps", k) for k in steps]
+    if not counts:
+        raise ValueError("steps is empty: say after how many steps to score, as in steps=(0, 1, 5)")
+    return counts
+
+
+def _refuse_local_sites(local: tuple[str, ...], supports: list[Data], queries: list[Data]) -> None:
     if local and not all(map(_same_rows, supports, queries)):
         raise UnsupportedProgramError(
             f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, "

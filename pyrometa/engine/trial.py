@@ -10,7 +10,6 @@ from torch import Tensor
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
-from pyrometa.errors import NonFiniteError
 from pyrometa.inner import Order, adapt
 from pyrometa.types import TaskData
 
@@ -18,18 +17,17 @@ from pyrometa.types import TaskData
 def trial(problem: Problem, tasks: Sequence[TaskData], order: Order, plan: Plan) -> str | None:
     """Run some tasks vectorised and one by one, and compare losses and gradients.
 
-    A program that makes draws of its own is only run: its numbers differ by design. A task whose loss is not
-    finite proves nothing either way, and is left to the run itself to report.
+    A program that makes draws of its own is only run: its numbers differ by design.
 
     Returns:
         Why the vectorised pass can't be used, or None if it can.
+
+    Raises:
+        NonFiniteError: a task of the reference diverges, as it would in the run itself.
     """
     with torch.random.fork_rng():
         before = torch.get_rng_state()
-        try:
-            expected = [_result(problem, TaskPath(problem, task, order), order) for task in tasks]
-        except NonFiniteError:
-            return None
+        expected = [_result(problem, TaskPath(problem, task, order), order) for task in tasks]
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         try:
             found = _result(problem, BatchPath(problem, tasks, order, plan), order)

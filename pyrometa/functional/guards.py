@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyrometa.errors import ReachError, UnsupportedProgramError
-from pyrometa.functional.leaves import graph_nodes, leaf_ids, node_leaf_ids, root_module
+from pyrometa.functional.leaves import SideRun, graph_nodes, leaf_ids, node_leaf_ids, root_module
 from pyrometa.types import Data
 
 if TYPE_CHECKING:
@@ -97,17 +97,22 @@ def constant_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
         UnsupportedProgramError: naming the module.
     """
     held = [
-        (module, key, buffer.clone())
+        (module, key, buffer, buffer.clone())
         for module in modules
         for key, buffer in module._buffers.items()
         if buffer is not None
     ]
-    yield
-    changed = [(m, key, old) for m, key, old in held if not _same(m._buffers[key], old)]
-    for module, key, old in changed:
-        module._buffers[key] = old
+    changed: list[tuple[nn.Module, str]] = []
+    try:
+        yield
+    finally:
+        for module, key, buffer, old in held:
+            if not _same(module._buffers[key], old):
+                changed.append((module, key))
+                buffer.data = old
+                module._buffers[key] = buffer
     if changed:
-        module, key, _ = changed[0]
+        module, key = changed[0]
         raise UnsupportedProgramError(
             f"{type(module).__name__} updates its buffer {key!r} as it runs, so a task's numbers would depend on "
             "the tasks before it: use GroupNorm or LayerNorm, or call .eval() on it"
@@ -140,21 +145,28 @@ def check_reach(program: Program, data: Data, adapted: Iterable[str]) -> None:
         )
 
 
-def local_sites(guide: Any) -> list[str]:
-    """Latent sites of autoguides whose variational parameters follow a plate with observed sites."""
-    root = root_module(guide)
-    traces = [m.prototype_trace for m in root.modules() if isinstance(m, AutoGuide)] if root is not None else []
-    return list(dict.fromkeys(name for trace in traces if trace is not None for name in _local(trace)))
+def local_sites(guide: SideRun, model: Trace) -> tuple[str, ...]:
+    """Latent sites for which an autoguide holds a variational parameter for each row of a plate with observed sites."""
+    root = root_module(guide.program)
+    modules = [*guide.recorder.modules.values(), *(root.modules() if root is not None else ())]
+    held = {name for module in modules for name in _held_sites(module)}
+    observed = {plate.name for site in model.nodes.values() if site.get("is_observed") for plate in _plates(site)}
+    return tuple(
+        name
+        for name, site in _latents(model).items()
+        if name in held and any(plate.name in observed for plate in _plates(site))
+    )
 
 
-def _local(prototype: Trace) -> list[str]:
-    sites: list[Any] = [s for s in prototype.nodes.values() if s["type"] == "sample" and not _is_subsample(s)]
-    observed = {plate.name for s in sites if s["is_observed"] for plate in s["cond_indep_stack"]}
-    return [
-        s["name"]
-        for s in sites
-        if not s["is_observed"] and any(plate.name in observed for plate in s["cond_indep_stack"])
-    ]
+def _held_sites(module: nn.Module) -> Iterable[str]:
+    """Sites that an autoguide itself, not a part of it, holds variational parameters for."""
+    if not isinstance(module, AutoGuide) or isinstance(module, AutoGuideList | AutoCallable):
+        return ()
+    return () if module.prototype_trace is None else module.prototype_trace.nodes
+
+
+def _plates(site: Any) -> Iterable[Any]:
+    return site["cond_indep_stack"] if site["type"] == "sample" else ()
 
 
 def _latents(trace: Trace) -> dict[str, Any]:
@@ -170,7 +182,7 @@ def _is_subsample(site: Any) -> bool:
 
 
 def _same(new: Tensor | None, old: Tensor) -> bool:
-    return new is not None and new.shape == old.shape and torch.equal(new, old)
+    return new is not None and new.shape == old.shape and torch.allclose(new, old, rtol=0, atol=0, equal_nan=True)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyro
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
+from pyro.poutine.messenger import Messenger, _context_wrap
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
@@ -105,7 +105,9 @@ def root_module(program: Callable[..., Any]) -> nn.Module | None:
         if isinstance(program, nn.Module):
             return program
         if isinstance(program, functools.partial):
-            program = program.func
+            wrapper, program = program, program.func
+            if program is _context_wrap:  # of a handler such as poutine.scale
+                program = wrapper.args[1]
         elif hasattr(program, "__wrapped__"):
             program = program.__wrapped__
         elif inspect.ismethod(program):

@@ -61,7 +61,7 @@ class _NoiseMode(TorchFunctionMode):
         if out_of_place is not None and kwargs.get("generator") is None and kwargs.get("out") is None:
             kind, make_args, transform = out_of_place
             shape, dtype, device = make_args(*args, **kwargs)
-            return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args)
+            return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -209,12 +209,14 @@ _Made = tuple[Sequence[int], torch.dtype, torch.device]
 
 
 def _made_by_size(*size: Any, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> _Made:
-    sizes = options.get("size", size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
+    sizes = options.get("size", size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size)
     return sizes, dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())
 
 
-def _made_like(other: Tensor, *, dtype: torch.dtype | None = None, device: Any = None, **_: Any) -> _Made:
-    return other.shape, dtype or other.dtype, torch.device(device or other.device)
+def _made_like(
+    input: Tensor, _p: Any = None, *, dtype: torch.dtype | None = None, device: Any = None, **_: Any
+) -> _Made:
+    return input.shape, dtype or input.dtype, torch.device(device or input.device)
 
 
 def _made_by_moments(mean: Any, std: Any = 1.0, size: Any = None, **options: Any) -> _Made:
@@ -225,8 +227,16 @@ def _made_by_moments(mean: Any, std: Any = 1.0, size: Any = None, **options: Any
     return shape, given[0].dtype, given[0].device
 
 
-def _as_drawn(noise: Tensor, *_: Any) -> Tensor:
+def _as_drawn(noise: Tensor, *_: Any, **__: Any) -> Tensor:
     return noise.clone()
+
+
+def _by_moments(z: Tensor, mean: Any, std: Any = 1.0, *_: Any, **__: Any) -> Tensor:
+    return z * std + mean
+
+
+def _bernoulli(u: Tensor, input: Tensor, p: Any = None, **_: Any) -> Tensor:
+    return (u < (input if p is None else p)).to(input.dtype)
 
 
 _OUT_OF_PLACE: dict[Any, tuple[Kind, Callable[..., _Made], Callable[..., Tensor]]] = {
@@ -234,6 +244,6 @@ _OUT_OF_PLACE: dict[Any, tuple[Kind, Callable[..., _Made], Callable[..., Tensor]
     torch.rand: ("uniform", _made_by_size, _as_drawn),
     torch.randn_like: ("normal", _made_like, _as_drawn),
     torch.rand_like: ("uniform", _made_like, _as_drawn),
-    torch.normal: ("normal", _made_by_moments, lambda z, mean, std=1.0, *_: z * std + mean),
-    torch.bernoulli: ("uniform", _made_like, lambda u, p: (u < p).to(p.dtype)),
+    torch.normal: ("normal", _made_by_moments, _by_moments),
+    torch.bernoulli: ("uniform", _made_like, _bernoulli),
 }

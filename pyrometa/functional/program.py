@@ -62,6 +62,7 @@ class Program:
         self._tapes: dict[Any, Tape] = {}
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
+        self.local_sites: tuple[str, ...] = ()
 
     def initialise(self, data: Data) -> None:
         """Find the parameters by running guide and model once, as plain SVI's first step would.
@@ -77,6 +78,7 @@ class Program:
             guards.check_sites(guide.trace, model.trace)
             self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
             self.guide_draws = guards.GuideDraws.of(guide.trace)
+            self.local_sites = guards.local_sites(guide, model.trace)
 
     def _run(self, side: Side, program: Callable[..., Any], data: Data) -> SideRun:
         with ParamRecorder() as recorder:
@@ -169,7 +171,7 @@ def _replay(noise: StepNoise | None) -> AbstractContextManager[Any]:
 def _constant(trace: poutine.Trace) -> poutine.Trace:
     """The same trace with values that depend on no parameter, so that a replay shows what the model itself reads."""
     constant = trace.copy()
-    constant.nodes = type(trace.nodes)((name, dict(site)) for name, site in trace.nodes.items())
+    constant.nodes.update({name: site.copy() for name, site in trace.nodes.items()})
     constant.detach_()
     return constant
 

@@ -116,7 +116,7 @@ class SGD:
 
     def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
         """The rate of a parameter at an inner step."""
-        if self.learn is None:
+        if not learned:
             return self._rate(name)
         log_lr = learned["log_lr" if self.learn == "rate" else f"log_lr.{name}"]
         if self.learn == "layer_step":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -46,6 +48,10 @@ class OuterOptimiser:
         leaves: the program's leaves.
         learned: the inner rule's leaves, a group of their own.
         outer_lr: step size of that group; None for the optimiser's own.
+
+    Raises:
+        ValueError: there are no leaves.
+        TypeError: the function returns something else than a torch optimiser.
     """
 
     def __init__(
@@ -57,6 +63,8 @@ class OuterOptimiser:
     ) -> None:
         self._optim = optim
         self._leaves = {**leaves, **learned}
+        if not self._leaves:
+            raise ValueError("there is nothing to learn: the model and the guide have no parameter that requires grad")
         own_lr = {} if outer_lr is None else {"lr": outer_lr}
         groups: list[tuple[list[str], Group]] = []
         for name in self._leaves:
@@ -103,7 +111,7 @@ class OuterOptimiser:
         """The optimiser's state, keyed by the leaves' names."""
         state = self.optimizer.state_dict()
         return {
-            "state": {self._names[i]: dict(values) for i, values in state["state"].items()},
+            "state": {self._names[i]: copy.deepcopy(values) for i, values in state["state"].items()},
             "param_groups": [
                 {**group, "params": [self._names[i] for i in group["params"]]} for group in state["param_groups"]
             ],
@@ -117,14 +125,22 @@ class OuterOptimiser:
         """
         index = {name: i for i, name in enumerate(self._names)}
         given = [name for group in state["param_groups"] for name in group["params"]]
-        if given != self._names:
+        others = sorted(set(given) ^ set(index) | state["state"].keys() - index.keys())
+        if others or given != self._names:
             raise ValueError(
                 f"the optimiser state is of {len(given)} parameters that are not these {len(index)}: "
-                f"{', '.join(sorted(set(given) ^ set(index))) or 'their order or groups differ'}"
+                f"{', '.join(others) or 'their order or groups differ'}"
+            )
+        own = self.optimizer.state_dict()["param_groups"]
+        lacking = {key for mine, theirs in zip(own, state["param_groups"], strict=False) for key in mine.keys() - theirs}
+        if lacking - {"initial_lr"}:  # which a learning-rate scheduler adds
+            raise ValueError(
+                f"the optimiser state is not of a {type(self.optimizer).__name__}: its groups lack "
+                f"{', '.join(sorted(lacking))}"
             )
         self.optimizer.load_state_dict(
             {
-                "state": {index[name]: dict(values) for name, values in state["state"].items()},
+                "state": {index[name]: copy.deepcopy(values) for name, values in state["state"].items()},
                 "param_groups": [
                     {**group, "params": [index[name] for name in group["params"]]} for group in state["param_groups"]
                 ],
@@ -137,5 +153,5 @@ def _called(options: Any, name: str) -> Group:
     if not callable(options):
         return dict(options)
     module, _, local = name.rpartition(".")
-    two_arguments = getattr(options, "__code__", None) is not None and options.__code__.co_argcount == 2
+    two_arguments = len(inspect.signature(options).parameters) == 2
     return dict(options(module, local) if two_arguments else options(name))

@@ -45,13 +45,12 @@ class Unrolled:
     ) -> tuple[Tensor, Params]:
         """Query loss of each task, shape ``(tasks,)``, and the gradient of its mean for every leaf."""
         grads = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        losses = torch.empty(len(tasks))
+        losses: dict[int, Tensor] = {}
         with torch.enable_grad():
             for positions, chunk in engine.scores(problem, tasks, (problem.steps,), self.order):
                 found = torch.autograd.grad(chunk.sum() / len(tasks), list(leaves.values()), allow_unused=True)
                 for total, grad in zip(grads.values(), found, strict=True):
                     if grad is not None:
                         total.add_(grad)
-                losses = losses.to(chunk.detach())
-                losses[positions] = chunk.detach()[0]
-        return losses, grads
+                losses.update(zip(positions, chunk.detach()[0], strict=True))
+        return torch.stack([losses[i] for i in range(len(tasks))]), grads
