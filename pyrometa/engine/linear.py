@@ -44,15 +44,21 @@ class NotLinearError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a linear layer: whose weight, and the shape of its output."""
+    """One call of a linear layer.
+
+    Attributes:
+        name: whose weight.
+        shape: of its output.
+        on_data: whether its input is an argument of the program, the same at every inner step.
+    """
 
     name: str
     shape: tuple[int, ...]
+    on_data: bool
 
-    @property
-    def rows(self) -> int:
-        """Rows that reach the weight in this call."""
-        return torch.Size(self.shape[:-1]).numel()
+    def rank(self, steps: int) -> int:
+        """What the call adds to the rank of the weight's update in so many steps."""
+        return torch.Size(self.shape[:-1]).numel() * (1 if self.on_data else steps)
 
 
 class BatchMode(BatchedNoise):
@@ -121,7 +127,7 @@ class BatchMode(BatchedNoise):
         if self._probes is not None:
             y = y + next(self._probes)
         self.inputs.append(x)
-        self.calls.append(Call(name, tuple(y.shape)))
+        self.calls.append(Call(name, tuple(y.shape), id(x) in self._arguments))
         return y
 
     def _product(self, name: str, x: Tensor) -> Tensor:

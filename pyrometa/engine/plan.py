@@ -57,7 +57,7 @@ def make_plan(problem: Problem, task: TaskData, low_rank: bool | Literal["auto"]
             reasons[error.name] = f"dense: used by {error.operation}"
             del candidates[error.name]
             continue
-        ranks = {n: problem.steps * sum(call.rows for call in calls if call.name == n) for n in candidates}
+        ranks = {n: sum(call.rank(problem.steps) for call in calls if call.name == n) for n in candidates}
         high = {n for n, rank in ranks.items() if rank == 0 or (low_rank == "auto" and not _pays(candidates[n], rank))}
         for name in high:
             reasons[name] = f"dense: rank {ranks[name]} is past what pays" if ranks[name] else "dense: not in use"
@@ -73,7 +73,8 @@ def _calls(problem: Problem, weights: Params, task: TaskData) -> list[Call]:
     placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in weights.items()}
 
     def run(data: Data, *, score: bool) -> list[Call]:
-        mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None)
+        arguments = [arg for arg in data.args if isinstance(arg, Tensor)]
+        mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None, arguments)
         with torch.random.fork_rng(), torch.no_grad():
             problem.program.batched(placeholders, data, mode, score=score)
         return mode.calls

@@ -114,6 +114,10 @@ def test_several_calls_and_extra_dimensions():
     assert plan["guide.layer.weight"] == "low-rank: rank 36"  # 3 steps x (8 + 4) rows
     assert plan["guide.head.weight"] == "low-rank: rank 12"
     assert plan["guide.head.bias"].startswith("dense")
+    encoder = modules()
+    plan = meta_svi(encoder, pm.Engine(low_rank=True)).plan(encoder.support, encoder.query)
+    assert plan["guide.hidden.weight"] == "low-rank: rank 4"  # the support set's rows, whatever the steps
+    assert plan["guide.loc.weight"] == "low-rank: rank 12"
 
 
 @pytest.mark.parametrize(
