@@ -320,6 +320,8 @@ class MetaSVI:
         return self._with_noise(supports, queries, steps)
 
     def _check_support(self, supports: list[Data]) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ValueError("adaptation takes gradients, at meta-test as well: leave torch.inference_mode()")
         self._initialise(supports[0])
         check_ranks("support", supports[0], self._ranks, "the first meta-batch")
 

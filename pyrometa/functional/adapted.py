@@ -91,7 +91,9 @@ class AdaptedGuide(_Adapted):
     It owns the adapted unconstrained values as ``nn.Parameter`` and never writes them to the param store.
     Use it as any guide: ``Predictive(guide.model, guide=guide)``, or go on from it with
     ``SVI(guide.model, guide, optim, loss)``. Methods of the user's guide (``median``, ``quantiles``, its own)
-    run on the adapted values. The parameters that did not adapt stay the user's own, and follow them.
+    run on the adapted values. The parameters that did not adapt stay the user's own, and follow them: ``SVI`` on
+    ``guide.model`` trains the user's model too, as ``SVI`` does; ``poutine.block(guide.model, hide_types=["param"])``
+    keeps it as it is.
     """
 
     def __init__(self, program: Program, values: Mapping[str, Tensor]) -> None:

@@ -84,8 +84,8 @@ def check_sites(guide: Trace, model: Trace) -> None:
     ]
     if extra:
         raise ValueError(
-            f"the guide samples {_listed(extra)}, which the model does not have (it has {_listed(in_model) or 'none'}): "
-            'rename the site, or mark it infer={"is_auxiliary": True}'
+            f"the guide samples {_listed(extra)}, which the model does not have (it has {_listed(in_model) or 'none'})"
+            ': rename the site, or mark it infer={"is_auxiliary": True}'
         )
 
 

@@ -65,9 +65,9 @@ class ParamRecorder(Messenger):
         super().__init__()
 
     def _pyro_post_param(self, msg: Any) -> None:
-        for module in _registering_modules():
-            self.modules.setdefault(id(module), module)
-        name, leaf = msg["name"], _leaf_of(msg)
+        registering = list(_registering_modules())
+        self.modules.update((id(module), module) for module in registering)
+        name, leaf = msg["name"], _leaf_of(msg, registering)
         if leaf is None:
             return
         self.leaves[name] = leaf
@@ -75,14 +75,16 @@ class ParamRecorder(Messenger):
         self.constraints[name] = stored or msg["kwargs"].get("constraint") or constraints.real
 
 
-def _leaf_of(msg: Any) -> Tensor | None:
+def _leaf_of(msg: Any, registering: Iterable[nn.Module]) -> Tensor | None:
     """The tensor that a ``param`` message is about; None where a PyroModule is only being given a value.
 
     A module's own parameter comes with the message, and is what the module computes with.
     """
     given, value = msg["args"][1:2], msg["value"]
-    if given and isinstance(given[0], nn.Parameter):
-        return given[0]
+    if given and msg["kwargs"].get("constraint") in (None, constraints.real):
+        own = next((p for module in registering for p in module.parameters() if p is given[0]), None)
+        if own is not None:
+            return own
     if hasattr(value, "_pyro_unconstrained_param"):  # subsampled by a plate
         return value._pyro_unconstrained_param
     return value.unconstrained() if hasattr(value, "unconstrained") else None

@@ -132,7 +132,9 @@ class OuterOptimiser:
                 f"{', '.join(others) or 'their order or groups differ'}"
             )
         own = self.optimizer.state_dict()["param_groups"]
-        lacking = {key for mine, theirs in zip(own, state["param_groups"], strict=False) for key in mine.keys() - theirs}
+        lacking = {
+            key for mine, theirs in zip(own, state["param_groups"], strict=False) for key in mine.keys() - theirs
+        }
         if lacking - {"initial_lr"}:  # which a learning-rate scheduler adds
             raise ValueError(
                 f"the optimiser state is not of a {type(self.optimizer).__name__}: its groups lack "
