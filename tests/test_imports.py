@@ -34,6 +34,7 @@ TABLE = {
     "train": (METASVI | {"metasvi", "checkpoint", "distributed"}, set()),
     "interop": (METASVI | {"metasvi", "diagnostics"}, set()),
     "plots": (EVERY, set()),
+    "demo": (EVERY, set()),
     "cli": (EVERY, set()),
     "": (
         METASVI | {"metasvi", "train", "checkpoint", "distributed", "models", "guides", "diagnostics"},

@@ -1,0 +1,291 @@
+"""`pyrometa demo`: what it writes, that it is fair and reproducible, and what an interruption leaves."""
+
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from matplotlib.image import imread
+
+import pyrometa
+from pyrometa import NonFiniteError, cli
+from pyrometa.demo import Demo, DemoConfig, table
+from pyrometa.demo.comparison import curve_of, paired_difference, steps_to_reach
+from pyrometa.demo.data import demo_tasks
+from pyrometa.demo.training import new_vae, query_losses, start_at, tuned_rate
+
+ROOT = Path(__file__).parents[2]
+STARTS = ["random", "pooled", "meta"]
+STEPS = ["0", "1", "2", "5", "10", "20", "50"]
+TINY = replace(
+    DemoConfig.quick(),
+    hidden=8,
+    latent=2,
+    pooled_steps=3,
+    pooled_batch=16,
+    meta_steps=2,
+    meta_batch=2,
+    rates=(1e-3,),
+    validation_tasks=2,
+    test_tasks=4,
+    adaptation_steps=(0, 5),
+)
+
+
+def quietly(items, label):
+    return items
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """`pyrometa demo --quick` in a fresh interpreter: its process, its directory and its result."""
+    out = tmp_path_factory.mktemp("quick") / "made" / "here"
+    code = "from pyrometa.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "demo", "--quick", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done, out, json.loads((out / "result.json").read_text())
+
+
+def test_the_result_has_every_curve(quick):
+    result = quick[2]
+    assert result["complete"]
+    assert list(result["curves"]) == STARTS
+    for curve in result["curves"].values():
+        assert list(curve) == STEPS
+        for point in curve.values():
+            assert math.isfinite(point["mean"])
+            assert point["se"] > 0
+    gap = result["curves"]["pooled"]["5"]["mean"] - result["curves"]["meta"]["5"]["mean"]
+    assert result["paired_difference_5"]["mean"] == pytest.approx(gap, abs=1e-3)
+    assert result["paired_difference_5"]["se"] > 0
+
+
+def test_the_result_says_how_it_was_made(quick):
+    result = quick[2]
+    config = DemoConfig.quick()
+    assert (result["tasks"], result["seed"]) == (config.test_tasks, 0)
+    assert result["settings"]["meta_steps"] == config.meta_steps
+    assert set(result["settings"]["inner_rates"]) == set(STARTS)
+    assert len(result["settings"]["inner_rates"]["meta"]) == 10  # weight and bias of five layers
+    assert result["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert result["versions"]["pyrometa"] == pyrometa.__version__
+    assert 0 < result["seconds"] < 40
+
+
+def test_quick_trains_something(quick):
+    curves = quick[2]["curves"]
+    assert curves["pooled"]["0"]["mean"] < curves["random"]["0"]["mean"] - 100
+    assert curves["meta"]["0"]["mean"] < curves["random"]["0"]["mean"] - 100
+    assert all(curves[start]["50"]["mean"] < curves[start]["0"]["mean"] for start in STARTS)
+
+
+def test_the_files_are_figures_and_nothing_else_is_left(quick):
+    out = quick[1]
+    assert {path.name for path in out.iterdir()} == {"result.json", "adaptation.png", "reconstructions.png"}
+    for name in ("adaptation.png", "reconstructions.png"):
+        image = imread(out / name)
+        assert min(image.shape[:2]) > 400
+        assert image.std() > 0.05  # something is drawn
+
+
+def test_the_command_prints_the_table_and_shows_its_progress(quick):
+    done, out, result = quick
+    assert table(result) in done.stdout
+    assert str(out / "adaptation.png") in done.stdout
+    assert "meta-training" in done.stderr
+    assert "Warning" not in done.stderr
+
+
+def test_the_full_demo_compares_at_least_a_hundred_tasks_on_equal_budgets():
+    config = DemoConfig()
+    assert config.test_tasks >= 100
+    assert config.adaptation_steps == (0, 1, 2, 5, 10, 20, 50)
+    assert config.budget["pooled"] == pytest.approx(config.budget["meta"], rel=0.01)
+    assert config.budget["pooled"] >= config.budget["meta"]
+
+
+def test_the_budget_is_images_times_gradients_with_second_order_twice():
+    config = DemoConfig(
+        meta_steps=3, meta_batch=4, support=10, query=7, inner_steps=5, pooled_steps=2, pooled_batch=100
+    )
+    assert config.meta_budget == 3 * 4 * (5 * 10 * 2 + 7)
+    assert config.extra_pooled_steps == 13  # 1,284 images, rounded up
+    assert config.budget == {"pooled": 200 + 1300, "meta": 200 + 1284}
+
+
+def test_each_start_trains_for_its_budget(tmp_path):
+    lengths = {}
+
+    def record(items, label):
+        lengths[label] = len(items)
+        return items
+
+    Demo(TINY, tmp_path, record).run()
+    assert lengths["pooled VAE by SVI"] == TINY.pooled_steps
+    assert lengths["pooled VAE, extra budget"] == TINY.extra_pooled_steps
+    assert lengths["meta-training"] == TINY.meta_steps
+
+
+def numbers(config, out):
+    result = Demo(config, out).run()
+    return {**result, "seconds": None}
+
+
+def test_one_seed_gives_one_result(tmp_path):
+    first = numbers(TINY, tmp_path)
+    torch.rand(3)
+    assert numbers(TINY, tmp_path) == first
+    other = numbers(replace(TINY, seed=1), tmp_path)
+    assert other["curves"] != first["curves"]
+
+
+def test_it_leaves_the_generator_and_the_param_store_alone(tmp_path):
+    pyro.param("mine", torch.ones(2))
+    before = torch.get_rng_state()
+    Demo(TINY, tmp_path).run()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert list(pyro.get_param_store().keys()) == ["mine"]
+
+
+def test_the_tasks_are_binary_and_the_test_classes_unseen():
+    tasks = demo_tasks(TINY)
+    assert tasks.train.family.family.classes == tasks.pooled.family.family.classes == [0, 1, 2, 3, 4, 5, 6]
+    batch = tasks.train.sample(3)
+    for images in (*batch, *tasks.validation, *tasks.test):
+        assert set(images.unique().tolist()) == {0.0, 1.0}
+    assert tasks.test.support.shape == (4, 10, 784)
+
+
+def test_every_start_meets_the_same_noise():
+    tasks, vae = demo_tasks(TINY).test, new_vae(TINY)
+    losses = [query_losses(start_at(vae, 1e-3, TINY), tasks, (0, 5), 3, quietly, "") for _ in range(2)]
+    assert paired_difference(losses[0][1], losses[1][1]) == {"mean": 0.0, "se": 0.0}
+    other = query_losses(start_at(vae, 1e-3, TINY), tasks, (0, 5), 4, quietly, "")
+    assert not torch.equal(other, losses[0])
+
+
+def test_adaptation_leaves_the_start_where_it_was():
+    tasks, vae = demo_tasks(TINY).test, new_vae(TINY)
+    before = copy.deepcopy(vae.state_dict())
+    query_losses(start_at(vae, 1e-3, TINY), tasks, (0, 5), 0, quietly, "")
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_the_tuned_rate_is_the_best_of_the_stable_ones_and_the_search_ends_where_it_diverges():
+    tasks, vae = demo_tasks(TINY).validation, new_vae(TINY)
+    tried = []
+
+    def record(items, label):
+        for i in items:
+            tried.append(i)
+            yield i
+
+    config = replace(TINY, rates=(1e-5, 1e-3, 1.1e-3, 1e6, 1e7))
+    assert tuned_rate(vae, tasks, config, record, "rate") == 1e-3  # 1.1e-3 is better, but next to the edge
+    assert tried == [0, 1, 2, 3]
+    assert tuned_rate(vae, tasks, replace(TINY, rates=(1e-5, 1e-3, 1.1e-3)), record, "rate") == 1.1e-3
+    for rates in ((1e6, 1e7), (1e-3, 1e6)):
+        with pytest.raises(NonFiniteError, match="rate: none of the rates is stable"):
+            tuned_rate(vae, tasks, replace(TINY, rates=rates), record, "rate")
+
+
+def test_the_statistics_are_those_of_the_tasks():
+    a, b = torch.tensor([3.0, 5.0, 7.0, 9.0]), torch.tensor([2.0, 3.0, 4.0, 5.0])
+    assert paired_difference(a, b) == pytest.approx({"mean": 2.5, "se": math.sqrt(5 / 3) / 2})
+    curve = curve_of(torch.stack([a, b]), (0, 10))
+    assert curve["0"] == pytest.approx({"mean": 6.0, "se": math.sqrt(20 / 3) / 2})
+    assert [steps_to_reach(curve, target) for target in (7.0, 3.5, 3.4)] == [0, 10, None]
+
+
+@pytest.mark.parametrize(
+    ("mean", "reached", "words"),
+    [
+        (1.5, None, "1.50 ± 0.20 nats per image below the pooled VAE,\nwhich does not get there in 50 steps."),
+        (-1.5, 0, "1.50 ± 0.20 nats per image above the pooled VAE,\nwhich gets there after 0 steps."),
+    ],
+)
+def test_the_table_says_what_came_out(quick, mean, reached, words):
+    result = {
+        **quick[2],
+        "paired_difference_5": {"mean": mean, "se": 0.2},
+        "pooled_steps_to_reach_meta_5": reached,
+    }
+    assert words in table(result)
+
+
+@pytest.mark.parametrize(
+    ("stage", "curves"),
+    [("pooled VAE by SVI", None), ("meta-training", ["random", "pooled"]), ("meta start, unseen tasks", STARTS[:2])],
+)
+def test_ctrl_c_leaves_what_was_finished(tmp_path, monkeypatch, capsys, stage, curves):
+    def interrupt(items, desc, **_):
+        if desc.strip() == stage:
+            raise KeyboardInterrupt
+        return items
+
+    monkeypatch.setattr("tqdm.tqdm", interrupt)
+    monkeypatch.setattr(DemoConfig, "quick", lambda seed: replace(TINY, seed=seed))
+    monkeypatch.setattr(sys, "argv", ["pyrometa", "demo", "--quick", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    said = capsys.readouterr().err
+    assert f"interrupted during: {stage}" in said
+    if curves is None:
+        assert "finished: nothing yet" in said
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert f"finished: {tmp_path / 'result.json'}" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert not result["complete"]
+    assert list(result["curves"]) == curves
+
+
+def test_a_write_that_fails_leaves_the_file_of_before(tmp_path, monkeypatch):
+    (tmp_path / "adaptation.png").write_bytes(b"before")
+
+    def fail(figure, path, **_):
+        path.write_bytes(b"half a fig")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Demo(TINY, tmp_path).run()
+    assert (tmp_path / "adaptation.png").read_bytes() == b"before"
+    assert {path.name for path in tmp_path.iterdir()} == {"adaptation.png", "result.json"}
+
+
+def test_a_missing_extra_is_one_line_with_the_cure(monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("typer", "tqdm") else object())
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 'the pyrometa command needs tqdm, typer: pip install "pyrometa[demo]"'
+
+
+def test_the_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pyrometa", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"pyrometa {pyrometa.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["demo", "--seed", "-1"], ["demo", "--out", __file__], ["dmeo"]])
+def test_bad_arguments_are_refused_before_any_work(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["pyrometa", *arguments])
+    monkeypatch.setattr(Demo, "run", lambda self: pytest.fail("it ran"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert arguments[-2 if len(arguments) > 1 else 0] in capsys.readouterr().err

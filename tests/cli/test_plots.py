@@ -1,0 +1,57 @@
+"""The figures show the numbers they were given."""
+
+import subprocess
+import sys
+
+import torch
+from matplotlib.colors import to_rgba
+
+from pyrometa.plots import COLOURS, adaptation_curves, reconstructions
+
+CURVES = {
+    "random": {"0": {"mean": 500.0, "se": 2.0}, "5": {"mean": 400.0, "se": 1.0}},
+    "pooled": {"0": {"mean": 140.0, "se": 1.5}, "5": {"mean": 139.0, "se": 1.5}},
+    "meta": {"0": {"mean": 141.0, "se": 1.4}, "5": {"mean": 136.0, "se": 1.3}},
+}
+
+
+def test_the_curves_are_the_numbers():
+    figure = adaptation_curves(CURVES, title="A finding", tasks=100)
+    lines = {line.get_color(): line for axes in figure.axes for line in axes.lines}
+    bands = {tuple(band.get_facecolor()[0][:3]): band for axes in figure.axes for band in axes.collections}
+    assert len(lines) == len(bands) == 3
+    for start, curve in CURVES.items():
+        assert list(lines[COLOURS[start]].get_ydata()) == [point["mean"] for point in curve.values()]
+        y = bands[to_rgba(COLOURS[start])[:3]].get_paths()[0].vertices[:, 1]
+        assert y.max() == max(point["mean"] + point["se"] for point in curve.values())
+        assert y.min() == min(point["mean"] - point["se"] for point in curve.values())
+
+
+def test_the_axes_say_what_and_in_which_units():
+    figure = adaptation_curves(CURVES, title="A finding", tasks=100)
+    assert "nats per image" in figure.get_supylabel()
+    assert figure.get_suptitle() == "A finding"
+    bottom = figure.axes[-1]
+    assert "adaptation steps" in bottom.get_xlabel()
+    assert "standard error over the same 100 tasks" in figure.get_supxlabel()
+    assert [label.get_text() for label in bottom.get_xticklabels()] == ["0", "5"]
+
+
+def test_each_image_is_in_the_row_of_its_label_and_the_column_of_its_task():
+    first, second = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    second[1, 2] = 1.0  # the last image of the last task
+    axes = reconstructions({"a": first, "b": second}, columns=["one", "two"], title="t").axes[0]
+    shown = torch.as_tensor(axes.images[0].get_array().data)
+    inked = shown.nonzero()
+    assert shown.sum() == 16
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "two"]
+    low, high = inked.min(0).values - 0.5, inked.max(0).values + 0.5
+    assert low[0] < axes.get_yticks()[1] < high[0]
+    assert low[1] > axes.get_xticks()[1]
+    assert high[1] < shown.shape[1]
+
+
+def test_no_pyplot_state_is_made():
+    code = "import sys, pyrometa.plots, pyrometa.cli; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
