@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from pyrometa.engine import Engine, Problem
-from pyrometa.errors import NonFiniteError, NotInitialisedError, UnsupportedProgramError
+from pyrometa.errors import NotInitialisedError
 from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, select
 from pyrometa.functional.program import Objective, Reduction
-from pyrometa.inner import SGD, InnerRule, Order
-from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled
+from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
+from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite
 from pyrometa.outer.optimiser import check_optim
 from pyrometa.tasks.batch import Argument, check_pairs, check_ranks, one_task, ranks, split_tasks
 from pyrometa.types import Data, Params, TaskData
@@ -92,13 +92,15 @@ class MetaSVI:
         score: ELBO | Objective | None = None,
         engine: Engine | None = None,
     ) -> None:
-        guide, inner, meta_gradient = _unwrapped(guide, inner, meta_gradient)
+        from pyrometa.interop.learn2learn import unwrapped
+
+        guide, inner, meta_gradient = unwrapped(guide, inner, meta_gradient)
         check_optim(optim)
         self.model, self.guide = model, guide
         self.inner: InnerRule = SGD() if inner is None else inner
         self.meta_gradient: MetaGradient = Unrolled() if meta_gradient is None else meta_gradient
         self.engine = Engine() if engine is None else engine
-        self.steps = _step_count("steps", steps)
+        self.steps = step_count("steps", steps)
         self._optim, self._adapt = optim, adapt
         self._program = Program(model, guide, TraceMeanField_ELBO() if loss is None else loss, score, reduction)
         self._leaves: Params = {}
@@ -180,7 +182,7 @@ class MetaSVI:
             guards.check_second_order(self._program, self._adapted)
         leaves = dict(self.named_parameters())
         losses, grads = self.meta_gradient.loss_and_grads(self.engine, self._problem(self.steps), tasks, leaves)
-        _check_finite(losses, grads, self.steps)
+        check_finite(losses, grads, self.steps)
         return losses.mean(), grads
 
     def evaluate_loss(
@@ -213,7 +215,7 @@ class MetaSVI:
             NonFiniteError: an inner step is not finite.
             ValueError, TypeError: bad data; nothing was done.
         """
-        at = range(self.steps + 1) if steps is None else _step_counts(steps)
+        at = range(self.steps + 1) if steps is None else step_counts(steps)
         tasks = self._tasks(support, query, kwargs, max(at))
         losses: dict[int, Tensor] = {}
         for positions, chunk in self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE):
@@ -241,7 +243,7 @@ class MetaSVI:
 
     @torch.enable_grad()
     def _adapt_tasks(self, supports: list[Data], steps: int | None) -> list[AdaptedGuide]:
-        steps = self.steps if steps is None else _step_count("steps", steps)
+        steps = self.steps if steps is None else step_count("steps", steps)
         self._check_support(supports)
         tasks = self._with_noise(supports, supports, steps)
         fast = self.engine.adapted(self._problem(steps), tasks)
@@ -315,8 +317,7 @@ class MetaSVI:
         queries = supports if query is None else split_tasks("query", query, kwargs)
         check_pairs(supports, queries)
         self._check_support(supports)
-        if query is not None:
-            _refuse_local_sites(self._program.local_sites, supports, queries)
+        guards.check_rows(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
 
     def _check_support(self, supports: list[Data]) -> None:
@@ -332,64 +333,3 @@ class MetaSVI:
         query_noise = draw_noise([tape(data, score=True) for data in queries], 1)
         pairs = zip(supports, queries, support_noise, query_noise, strict=True)
         return [TaskData(i, s, q, ahead, tuple(d[0] for d in last)) for i, (s, q, ahead, last) in enumerate(pairs)]
-
-
-def _unwrapped(
-    guide: Callable[..., Any], inner: InnerRule | None, meta_gradient: MetaGradient | None
-) -> tuple[Callable[..., Any], InnerRule | None, MetaGradient | None]:
-    """Read guide, rule and order from a learn2learn wrapper in the guide's place."""
-    from pyrometa.interop import learn2learn
-
-    if not learn2learn.is_wrapper(guide):
-        return guide, inner, meta_gradient
-    if inner is not None:
-        raise ValueError(
-            f"the guide is a learn2learn {type(guide).__name__}, which brings its own inner rule: "
-            "drop inner=, or give the guide without the wrapper"
-        )
-    wrapped = learn2learn.unwrap(guide)
-    return wrapped.guide, SGD(wrapped.lr), meta_gradient or Unrolled(first_order=wrapped.first_order)
-
-
-def _step_count(name: str, steps: Any) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"{name} must be whole numbers, got {steps!r}")
-    if steps < 0:
-        raise ValueError(f"{name} must not be negative, got {steps}")
-    return steps
-
-
-def _step_counts(steps: Any) -> list[int]:
-    if isinstance(steps, str) or not isinstance(steps, Iterable):
-        raise TypeError(f"steps must be several numbers, as in steps=(0, 1, 5), got {steps!r}")
-    counts = [_step_count("steps", k) for k in steps]
-    if not counts:
-        raise ValueError("steps is empty: say after how many steps to score, as in steps=(0, 1, 5)")
-    return counts
-
-
-def _refuse_local_sites(local: tuple[str, ...], supports: list[Data], queries: list[Data]) -> None:
-    if local and not all(map(_same_rows, supports, queries)):
-        raise UnsupportedProgramError(
-            f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, "
-            "which says nothing of other rows: use query=None, an amortised guide for these sites, "
-            "or block them from the autoguide (poutine.block)"
-        )
-
-
-def _same_rows(support: Data, query: Data) -> bool:
-    pairs = zip(support.args, query.args, strict=True)
-    return all(s is q or (isinstance(s, Tensor) and isinstance(q, Tensor) and torch.equal(s, q)) for s, q in pairs)
-
-
-def _check_finite(losses: Tensor, grads: Params, steps: int) -> None:
-    if not torch.isfinite(losses).all():
-        task = int((~torch.isfinite(losses)).nonzero()[0])
-        raise NonFiniteError(
-            f"task {task}: the query loss after {steps} steps is {losses[task].item():g}: lower the inner rate",
-            task,
-            steps,
-        )
-    for name, grad in grads.items():
-        if not torch.isfinite(grad).all():
-            raise NonFiniteError(f"the meta-gradient of {name!r} is not finite", parameter=name)

@@ -65,8 +65,7 @@ class BatchPath:
     def start(self) -> Point:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
-        with torch.enable_grad():
-            dense = {n: p.expand(len(self.batch), *p.shape) for n, p in start.items() if n not in self._weights}
+        dense = {n: p.expand(len(self.batch), *p.shape) for n, p in start.items() if n not in self._weights}
         return Point(dense, {}, {}, self.problem.rule.init(dense))
 
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:

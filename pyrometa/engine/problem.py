@@ -104,7 +104,7 @@ class TaskPath:
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""
-        with torch.enable_grad(), _domain(self.task.index, self.problem.steps, point[0]):
+        with _domain(self.task.index, self.problem.steps, point[0]):
             score = self.problem.program.score(point[0], self.task.query, self.task.query_noise)[None]
         return score.detach() if self.order is Order.NONE else score
 

@@ -14,7 +14,6 @@ from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.inner import Order, adapt
 from pyrometa.types import TaskData
 
-
 _STEPS = 2
 """Enough to pass through every part of a step; more would let rounding grow where the rates are near instability."""
 

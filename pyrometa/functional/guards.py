@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -156,6 +156,30 @@ def local_sites(guide: SideRun, model: Trace) -> tuple[str, ...]:
         for name, site in _latents(model).items()
         if name in held and any(plate.name in observed for plate in _plates(site))
     )
+
+
+def check_rows(local: Sequence[str], supports: Iterable[Data], queries: Iterable[Data]) -> None:
+    """Refuse to score variational parameters of the support set's rows on other rows.
+
+    Args:
+        local: the program's :func:`local_sites`.
+        supports: what each task adapts to.
+        queries: what it is scored on.
+
+    Raises:
+        UnsupportedProgramError: naming the sites and the cure.
+    """
+    if local and not all(map(_same_rows, supports, queries)):
+        raise UnsupportedProgramError(
+            f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, "
+            "which says nothing of other rows: use query=None, an amortised guide for these sites, "
+            "or block them from the autoguide (poutine.block)"
+        )
+
+
+def _same_rows(support: Data, query: Data) -> bool:
+    pairs = zip(support.args, query.args, strict=True)
+    return all(s is q or (isinstance(s, Tensor) and isinstance(q, Tensor) and torch.equal(s, q)) for s, q in pairs)
 
 
 def _held_sites(module: nn.Module) -> Iterable[str]:

@@ -3,5 +3,6 @@
 from pyrometa.inner.adaptation import Order, Path, adapt
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
+from pyrometa.inner.steps import step_count, step_counts
 
-__all__ = ["SGD", "InnerRule", "Order", "Path", "adapt"]
+__all__ = ["SGD", "InnerRule", "Order", "Path", "adapt", "step_count", "step_counts"]

@@ -67,11 +67,10 @@ def adapt(path: Path[Point], steps: int, order: Order) -> Iterator[Point]:
     point = path.start()
     yield point
     for step in range(steps):
-        with torch.enable_grad():
-            losses, variables, seen = path.loss(point, step)
-            grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
-            _check_finite(losses, grads, path.tasks, step)
-            point = path.move(point, grads, step, seen)
+        losses, variables, seen = path.loss(point, step)
+        grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
+        _check_finite(losses, grads, path.tasks, step)
+        point = path.move(point, grads, step, seen)
         yield point
 
 

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Wrapped:
-    """What a learn2learn wrapper says: the guide it wraps, and how to adapt it."""
-
-    guide: Callable[..., Any]
-    lr: float
-    first_order: bool
+from pyrometa.inner import SGD, InnerRule
+from pyrometa.outer import MetaGradient, Unrolled
 
 
 def is_wrapper(guide: object) -> bool:
@@ -21,12 +14,22 @@ def is_wrapper(guide: object) -> bool:
     return any(base.__module__.startswith("learn2learn.algorithms") for base in type(guide).__mro__)
 
 
-def unwrap(guide: Any) -> Wrapped:
-    """Read the rule from ``learn2learn.algorithms.MAML(guide, lr)``.
+def unwrapped(
+    guide: Callable[..., Any], inner: InnerRule | None, meta_gradient: MetaGradient | None
+) -> tuple[Callable[..., Any], InnerRule | None, MetaGradient | None]:
+    """Read guide, rule and order from ``learn2learn.algorithms.MAML(guide, lr)``; anything else passes through.
 
     Raises:
         TypeError: another wrapper than MAML.
+        ValueError: a wrapper together with an inner rule.
     """
+    if not is_wrapper(guide):
+        return guide, inner, meta_gradient
+    if inner is not None:
+        raise ValueError(
+            f"the guide is a learn2learn {type(guide).__name__}, which brings its own inner rule: "
+            "drop inner=, or give the guide without the wrapper"
+        )
     from learn2learn.algorithms import MAML
 
     if not isinstance(guide, MAML):
@@ -34,4 +37,4 @@ def unwrap(guide: Any) -> Wrapped:
             f"learn2learn's {type(guide).__name__} is not supported in the guide's place: wrap the guide in "
             "learn2learn.algorithms.MAML, or give the guide itself and inner=pyrometa.SGD(lr, learn=...)"
         )
-    return Wrapped(guide.module, float(guide.lr), bool(guide.first_order))
+    return guide.module, SGD(float(guide.lr)), meta_gradient or Unrolled(first_order=bool(guide.first_order))

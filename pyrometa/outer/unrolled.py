@@ -46,11 +46,10 @@ class Unrolled:
         """Query loss of each task, shape ``(tasks,)``, and the gradient of its mean for every leaf."""
         grads = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         losses: dict[int, Tensor] = {}
-        with torch.enable_grad():
-            for positions, chunk in engine.scores(problem, tasks, (problem.steps,), self.order):
-                found = torch.autograd.grad(chunk.sum() / len(tasks), list(leaves.values()), allow_unused=True)
-                for total, grad in zip(grads.values(), found, strict=True):
-                    if grad is not None:
-                        total.add_(grad)
-                losses.update(zip(positions, chunk.detach()[0], strict=True))
+        for positions, chunk in engine.scores(problem, tasks, (problem.steps,), self.order):
+            found = torch.autograd.grad(chunk.sum() / len(tasks), list(leaves.values()), allow_unused=True)
+            for total, grad in zip(grads.values(), found, strict=True):
+                if grad is not None:
+                    total.add_(grad)
+            losses.update(zip(positions, chunk.detach()[0], strict=True))
         return torch.stack([losses[i] for i in range(len(tasks))]), grads
