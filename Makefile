@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow lint format docs clean
+.PHONY: setup demo test test-slow lint format docs bench clean
 
 setup: .venv/.done
 
@@ -35,6 +35,12 @@ format: setup
 
 docs: setup
 	$(RUN) sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
+
+bench: setup
+	$(UV) pip install -q --python .venv/bin/python -r benchmarks/requirements.txt
+	$(RUN) python -m benchmarks.meta_step --json bench/meta_step.json
+	$(RUN) python -m benchmarks.memory --json bench/memory.json
+	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 
 clean:
 	rm -rf .venv .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
