@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from pyrometa.engine.linear import BatchMode, Factors, Product
+from pyrometa.engine.linear import BatchMode, Factors, Product, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
 from pyrometa.inner import Order
@@ -124,7 +124,6 @@ class BatchPath:
             for name, pairs in point.factors.items()
         }
         batched = [i for i, arg in enumerate(data.args) if isinstance(arg, Tensor)]
-
         args = [data.args[i] for i in batched]
 
         def one(
@@ -137,6 +136,8 @@ class BatchPath:
             for i, arg in zip(batched, args, strict=True):
                 full[i] = arg
             loss = self.problem.program.batched(fast, Data(tuple(full), data.kwargs), mode, score=score)
+            if not score and tuple(mode.calls) != self.plan.support_calls:
+                raise StalePlanError(f"{len(mode.calls)} calls of linear layers differ from the plan's")
             return loss, mode.inputs, mode.products
 
         given = (point.dense, factors, probes, list(noise), args, dict(products))

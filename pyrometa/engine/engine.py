@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,10 +15,12 @@ from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.engine.trial import trial
-from pyrometa.errors import LoopWarning, UnsupportedProgramError
+from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
 from pyrometa.functional import Program
 from pyrometa.inner import Order, adapt
 from pyrometa.types import Params, TaskData
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -74,43 +76,50 @@ class Engine:
         Yields:
             The positions of some tasks in ``tasks``, and their losses of shape ``(len(at), positions)``.
         """
-        for positions, path in self._paths(problem, tasks, order):
-            scored = {}
-            for step, point in enumerate(adapt(path, max(at), order)):
-                if step in at:
-                    scored[step] = path.score(point)
-            yield positions, torch.stack([scored[step] for step in at])
+        yield from self._run(problem, tasks, order, lambda run: _scored(run, at, order))
 
     def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> list[Params]:
         """Fast weights of each task after the last step, cut off from any graph."""
         found: dict[int, Params] = {}
-        for positions, path in self._paths(problem, tasks, Order.NONE):
-            for last in adapt(path, problem.steps, Order.NONE):
-                point = last
-            for position, fast in zip(positions, path.fast_weights(point), strict=True):
-                found[position] = {name: value.detach() for name, value in fast.items()}
+        for positions, fast in self._run(problem, tasks, Order.NONE, lambda run: _adapted(run, problem.steps)):
+            found.update(zip(positions, fast, strict=True))
         return [found[i] for i in range(len(tasks))]
 
     def plan(self, problem: Problem, tasks: Sequence[TaskData]) -> dict[str, str]:
         """How each adapted parameter is held, and why: one line a parameter."""
-        plan = self._plan(problem, tasks[:2], Order.NONE) if len(tasks) > 1 and self.vectorize else None
+        plan = self._plan(problem, tasks, Order.NONE)
         return plan.reasons if plan else dict.fromkeys(problem.adapted, "dense: tasks are run one by one")
 
-    def _paths(self, problem: Problem, tasks: Sequence[TaskData], order: Order) -> Iterator[tuple[list[int], Run]]:
+    def _run(
+        self, problem: Problem, tasks: Sequence[TaskData], order: Order, work: Callable[[Run], Result]
+    ) -> Iterator[tuple[list[int], Result]]:
+        """Do some work on each task: on those of one shape together where that can be done, else one by one."""
         for positions in _alike(tasks, self.chunk_size):
             group = [tasks[i] for i in positions]
-            plan = self._plan(problem, group[:2], order) if len(group) > 1 and self.vectorize else None
+            plan = self._plan(problem, group, order)
             if plan is not None:
-                yield positions, BatchPath(problem, group, order, plan)
+                try:
+                    result = work(BatchPath(problem, group, order, plan))
+                except NonFiniteError as error:
+                    work(TaskPath(problem, next(t for t in group if t.index == error.task), order))  # says more
+                    raise
+                except Exception:  # the program is not what it was when the plan was made
+                    plan = self._plan(problem, group, order, anew=True)
+                    if plan is not None:
+                        result = work(BatchPath(problem, group, order, plan))
+            if plan is not None:
+                yield positions, result
             else:
-                yield from (([i], TaskPath(problem, tasks[i], order)) for i in positions)
+                yield from (([i], work(TaskPath(problem, tasks[i], order))) for i in positions)
 
-    def _plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order) -> Plan | None:
-        """The plan for tasks of this shape, or None where they have to be run one by one."""
+    def _plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, anew: bool = False) -> Plan | None:
+        """The plan for tasks of this shape, or None where they are run one by one."""
+        if len(tasks) == 1 or self.vectorize is False:
+            return None
         plans = self._plans.setdefault(problem.program, {})
         key = (_shape(tasks[0]), problem.steps, order)
-        if key not in plans:
-            plans[key] = self._make_plan(problem, tasks, order, warn=None not in plans.values())
+        if anew or key not in plans:
+            plans[key] = self._make_plan(problem, tasks[:2], order, warn=None not in plans.values())
         return plans[key]
 
     def _make_plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, warn: bool) -> Plan | None:
@@ -129,6 +138,18 @@ class Engine:
             message = f"tasks are run one by one, which is slower: {reason}; Engine(vectorize=False) says it is meant"
             warnings.warn(message, LoopWarning, stacklevel=2)
         return None
+
+
+def _scored(run: Run, at: Collection[int], order: Order) -> Tensor:
+    points = enumerate(adapt(run, max(at), order))
+    scored = {step: run.score(point) for step, point in points if step in at}
+    return torch.stack([scored[step] for step in at])
+
+
+def _adapted(run: Run, steps: int) -> list[Params]:
+    for last in adapt(run, steps, Order.NONE):
+        point = last
+    return [{name: value.detach() for name, value in fast.items()} for fast in run.fast_weights(point)]
 
 
 def _alike(tasks: Sequence[TaskData], chunk_size: int | None) -> Iterator[list[int]]:

@@ -42,6 +42,10 @@ class NotLinearError(Exception):
         self.name, self.operation = name, operation
 
 
+class StalePlanError(Exception):
+    """The program calls other layers than it did when the plan was made."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a linear layer.
@@ -125,7 +129,10 @@ class BatchMode(BatchedNoise):
             a, h = self._factors[name]
             y = y + (x @ h.T) @ a
         if self._probes is not None:
-            y = y + next(self._probes)
+            probe = next(self._probes, None)
+            if probe is None or probe.shape != y.shape:
+                raise StalePlanError(f"an unplanned call of {name}")
+            y = y + probe
         self.inputs.append(x)
         self.calls.append(Call(name, tuple(y.shape), id(x) in self._arguments))
         return y

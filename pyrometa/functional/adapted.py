@@ -10,8 +10,8 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
-from pyrometa.functional.leaves import root_module
 from pyrometa.functional.program import Program
+from pyrometa.functional.recorder import root_module
 
 
 class _AdaptedValues(nn.Module):

@@ -14,7 +14,8 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyrometa.errors import ReachError, UnsupportedProgramError
-from pyrometa.functional.leaves import SideRun, graph_nodes, leaf_ids, node_leaf_ids, root_module
+from pyrometa.functional.graph import graph_nodes, leaf_ids, node_leaf_ids
+from pyrometa.functional.recorder import SideRun, root_module
 from pyrometa.types import Data
 
 if TYPE_CHECKING:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-import pyro
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger, _context_wrap
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-Side = Literal["guide", "model"]
+from pyrometa.functional.graph import leaf_ids
+from pyrometa.functional.recorder import Side, SideRun, root_module
 
 _UNCONSTRAINED = "_unconstrained"
 
@@ -46,86 +42,6 @@ class Leaf:
     def trainable(self) -> bool:
         """Whether the outer loop learns it: ``requires_grad=False`` freezes."""
         return self.tensor.requires_grad
-
-
-@dataclass
-class ParamRecorder(Messenger):
-    """Notes each ``param`` message of a program: its leaf, its constraint, the modules it comes from."""
-
-    leaves: dict[str, Tensor] = field(default_factory=dict)
-    constraints: dict[str, Constraint] = field(default_factory=dict)
-    modules: dict[int, nn.Module] = field(default_factory=dict)
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def _pyro_post_param(self, msg: Any) -> None:
-        registering = list(_registering_modules())
-        self.modules.update((id(module), module) for module in registering)
-        name, leaf = msg["name"], _leaf_of(msg, registering)
-        if leaf is None:
-            return
-        self.leaves[name] = leaf
-        stored = pyro.get_param_store()._constraints.get(name)
-        self.constraints[name] = stored or msg["kwargs"].get("constraint") or constraints.real
-
-
-def _leaf_of(msg: Any, registering: Iterable[nn.Module]) -> Tensor | None:
-    """The tensor that a ``param`` message is about; None where a PyroModule is only being given a value.
-
-    A module's own parameter comes with the message, and is what the module computes with.
-    """
-    given, value = msg["args"][1:2], msg["value"]
-    if given and msg["kwargs"].get("constraint") in (None, constraints.real):
-        own = next((p for module in registering for p in module.parameters() if p is given[0]), None)
-        if own is not None:
-            return own
-    if hasattr(value, "_pyro_unconstrained_param"):  # subsampled by a plate
-        return value._pyro_unconstrained_param
-    return value.unconstrained() if hasattr(value, "unconstrained") else None
-
-
-def _registering_modules() -> Iterator[nn.Module]:
-    """The modules on the call stack that emit the message being handled."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is pyro.module.__code__:
-            yield frame.f_locals["nn_module"]
-        elif frame.f_code is PyroModule.__call__.__code__:
-            yield frame.f_locals["self"]
-        frame = frame.f_back  # type: ignore[assignment]
-
-
-def root_module(program: Callable[..., Any]) -> nn.Module | None:
-    """The module that a model or guide is, or is a method of."""
-    while True:
-        if isinstance(program, nn.Module):
-            return program
-        if isinstance(program, functools.partial):
-            wrapper, program = program, program.func
-            if program is _context_wrap:  # of a handler such as poutine.scale
-                program = wrapper.args[1]
-        elif hasattr(program, "__wrapped__"):
-            program = program.__wrapped__
-        elif inspect.ismethod(program):
-            return program.__self__ if isinstance(program.__self__, nn.Module) else None
-        else:
-            return None
-
-
-@dataclass(frozen=True)
-class SideRun:
-    """What one run of the model or the guide showed."""
-
-    side: Side
-    program: Callable[..., Any]
-    trace: Trace
-    recorder: ParamRecorder
 
 
 def find_leaves(guide: SideRun, model: SideRun) -> dict[str, Leaf]:
@@ -259,28 +175,3 @@ def _used_tensors(trace: Trace) -> set[int]:
             fn: Any = site["fn"]
             outputs += [site["value"], fn.log_prob(site["value"])]
     return leaf_ids(outputs)
-
-
-def leaf_ids(outputs: Iterable[Any]) -> set[int]:
-    """Ids of the leaf tensors in the autograd graph of ``outputs``."""
-    tensors = [t for t in outputs if isinstance(t, Tensor) and t.requires_grad]
-    direct = {id(t) for t in tensors if t.grad_fn is None}
-    return direct | node_leaf_ids(t.grad_fn for t in tensors)
-
-
-def node_leaf_ids(nodes: Iterable[Any]) -> set[int]:
-    """Ids of the leaf tensors below some autograd nodes."""
-    return {id(node.variable) for node in graph_nodes(nodes) if hasattr(node, "variable")}
-
-
-def graph_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
-    """Every node of the autograd graph below ``nodes``, once."""
-    queue = [node for node in nodes if node is not None]
-    seen = set(queue)
-    while queue:
-        node = queue.pop()
-        yield node
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                queue.append(parent)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from pyrometa.functional import estimators, guards
 from pyrometa.functional.handlers import AnswerParams, swapped
-from pyrometa.functional.leaves import Leaf, ParamRecorder, Side, SideRun, find_leaves, root_module
+from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
+from pyrometa.functional.recorder import ParamRecorder, Side, SideRun, root_module
 from pyrometa.types import Data, StepNoise
 
 Objective = Callable[..., Tensor]

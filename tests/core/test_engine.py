@@ -222,3 +222,42 @@ def test_divergence_names_task_step_and_parameter(engine):
     assert caught.value.task == 1
     assert caught.value.step is not None
     assert all(torch.equal(leaf, before[name]) for name, leaf in meta.named_parameters())
+
+
+class Switched(PyroModule):
+    """A guide that changes what it computes when its owner says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.way = "one after the other"
+
+    def forward(self, x):
+        if self.way == "the other first":
+            out = torch.tanh(self.first(torch.tanh(self.second(x))))
+        elif self.way == "by hand":
+            out = torch.tanh(self.second(x @ self.first.weight.t()))
+        elif self.way == "by value":
+            out = self.first(x) if self.first(x).sum().item() > 0 else self.second(x)
+        else:
+            out = torch.tanh(self.second(torch.tanh(self.first(x))))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(out[:, :1], out[:, 1:].exp()).to_event(1))
+
+
+@pytest.mark.parametrize("way", ["the other first", "by hand", "by value"])
+def test_a_plan_that_the_program_has_left_is_made_anew(way):
+    case = Case(Decoder().double(), Switched().double(), rows(), rows())
+    meta, loop = (meta_svi(case, engine) for engine in (pm.Engine(low_rank=True), LOOP))
+    before, _ = gradients(meta, case)
+    case.guide.way = way
+    if way == "by value":
+        with pytest.warns(pm.LoopWarning, match="item"):
+            loss, grads = gradients(meta, case)
+    else:
+        loss, grads = gradients(meta, case)
+    expected_loss, expected = gradients(loop, case)
+    assert loss != before
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-11)
