@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
@@ -77,29 +81,45 @@ def _plain(axes: Axes) -> None:
     axes.margins(y=0.12)
 
 
-def reconstructions(rows: Mapping[str, Tensor], *, columns: Sequence[str], title: str) -> Figure:
-    """Images in labelled rows, a group of columns for each task.
+def reconstructions(
+    rows: Mapping[str, Tensor], *, gain: tuple[str, Tensor], columns: Sequence[str], title: str
+) -> Figure:
+    """Images in labelled rows, a group of columns for each task, and below them what was gained at each pixel.
 
     Args:
         rows: for each label, from the top, images of shape ``(tasks, images, height, width)`` in [0, 1].
+        gain: the label of the last row, and its values of the same shape, in nats; the colours saturate at the
+            99.5th percentile.
         columns: a label for each task.
         title: what the figure shows.
 
     Returns:
-        a figure with one row of images for each label, ink on white.
+        a figure with one row of images for each label, ink on white, and one of gains with its colour bar.
     """
-    tasks, images, height, width = next(iter(rows.values())).shape
-    stacked = torch.stack(list(rows.values()))
-    padded = pad(stacked, (GAP, GAP, GAP, GAP))
-    row = pad(padded.transpose(2, 3).flatten(3), (2 * GAP, 2 * GAP))  # (rows, tasks, height, images side by side)
-    canvas = row.transpose(1, 2).flatten(2).flatten(0, 1)
-    figure = Figure(figsize=(canvas.shape[1] / 48 + 2, canvas.shape[0] / 48 + 0.8), layout="constrained")
+    limit = gain[1].abs().quantile(0.995).item() or 1.0  # a few pixels may saturate
+    norm = Normalize(-limit, limit, clip=True)
+    ink = colormaps["gray_r"](_canvas(list(rows.values())).numpy())
+    gains = colormaps["PuOr_r"](norm(_canvas([gain[1]]).numpy()))
+    canvas = np.concatenate([ink, gains])
+    height, width, _ = canvas.shape
+    figure = Figure(figsize=(width / 48 + 3, height / 48 + 0.8), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_yticks([(i + 0.5) * (height + 2 * GAP) for i in range(len(rows))], list(rows), fontsize=12)
-    group = images * (width + 2 * GAP) + 4 * GAP
-    axes.set_xticks([(i + 0.5) * group for i in range(tasks)], list(columns), fontsize=12)
+    axes.imshow(canvas, interpolation="nearest")
+    labels = [*rows, gain[0]]
+    axes.set_yticks([(i + 0.5) * height / len(labels) for i in range(len(labels))], labels, fontsize=12)
+    axes.set_xticks([(i + 0.5) * width / len(columns) for i in range(len(columns))], list(columns), fontsize=12)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
+    scale = ScalarMappable(norm, "PuOr_r")
+    ticks = [-limit, 0, limit]
+    bar = figure.colorbar(scale, ax=axes, shrink=0.2, anchor=(0, 0), pad=0.01, ticks=ticks, format="%+.1f")
+    bar.set_label("nats a pixel", fontsize=11)
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")
     return figure
+
+
+def _canvas(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of images, each of shape ``(tasks, images, height, width)``, as one image with gaps between them."""
+    padded = pad(torch.stack(list(rows)), (GAP, GAP, GAP, GAP))
+    row = pad(padded.transpose(2, 3).flatten(3), (2 * GAP, 2 * GAP))  # (rows, tasks, height, images side by side)
+    return row.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -7,13 +7,14 @@ from typing import cast
 
 import pyro
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyrometa import MetaSVI
 from pyrometa.demo.config import DemoConfig
 from pyrometa.tasks import Task
 
-__all__ = ["reconstructed"]
+__all__ = ["gained", "reconstructed"]
 
 IMAGES = 3  # of each task
 
@@ -38,6 +39,23 @@ def reconstructed(starts: Mapping[str, MetaSVI], tasks: Task, chosen: Tensor, co
     for label, (start, steps) in rows.items():
         images[label] = _decoded(starts[start], support, images["unseen image"], steps, config.seed)
     return {label: x.unflatten(-1, (28, 28)) for label, x in images.items()}
+
+
+def gained(images: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    r"""What adaptation gains at each pixel of a reconstruction, in nats.
+
+    .. math:: \log p(x \mid \text{after}) - \log p(x \mid \text{before})
+
+    Args:
+        images: binary pixels x.
+        before: their probabilities of being white, of the same shape.
+        after: the same after adaptation.
+    """
+    return _log_likelihood(images, after) - _log_likelihood(images, before)
+
+
+def _log_likelihood(images: Tensor, probability: Tensor) -> Tensor:
+    return -F.binary_cross_entropy(probability, images, reduction="none")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from pyrometa import MetaSVI
 from pyrometa.demo.comparison import curve_of, paired_difference, steps_to_reach
 from pyrometa.demo.config import DemoConfig
 from pyrometa.demo.data import demo_tasks
-from pyrometa.demo.reconstructions import reconstructed
+from pyrometa.demo.reconstructions import gained, reconstructed
 from pyrometa.demo.table import finding
 from pyrometa.demo.training import Progress, fit_meta, fit_pooled, new_vae, query_losses, start_at, tuned_rate
 from pyrometa.tasks import Task
@@ -152,8 +152,11 @@ class Demo:
         k = self.config.inner_steps
         before, after = (self._losses["meta"][self.config.adaptation_steps.index(steps)] for steps in (0, k))
         chosen = (before - after).topk(min(SHOWN, len(tasks))).indices
+        rows = reconstructed(starts, tasks, chosen, self.config)
+        unseen, *_, before_images, after_images = rows.values()
         figure = plots.reconstructions(
-            reconstructed(starts, tasks, chosen, self.config),
+            rows,
+            gain=(f"gain of {k} steps", gained(unseen, before_images, after_images)),
             columns=[f"{before[i]:.0f} → {after[i]:.0f} nats" for i in chosen],
             title=f"Images of unseen classes: the {len(chosen)} of {len(tasks)} tasks that gain most from {k} steps\n"
             "(query loss of the meta-learned start, nats per image, before → after)",

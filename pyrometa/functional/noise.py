@@ -11,6 +11,7 @@ the global generator, as does a program whose draws depart from its tape.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,11 +41,12 @@ class Draw:
 Tape = tuple[Draw, ...]
 
 
-class _NoiseMode(TorchFunctionMode):
+class _NoiseMode(TorchFunctionMode, ABC):
     """Answers torch's random functions from ``self.next_draw`` instead of the global generator."""
 
+    @abstractmethod
     def next_draw(self, draw: Draw) -> Tensor:
-        raise NotImplementedError
+        """The noise that answers a draw, of its shape."""
 
     def fill(self, target: Tensor, value: Tensor) -> Tensor:
         """The result of an in-place draw."""

@@ -38,18 +38,26 @@ def test_the_axes_say_what_and_in_which_units():
 
 
 def test_each_image_is_in_the_row_of_its_label_and_the_column_of_its_task():
-    first, second = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    first, second, gain = torch.zeros(3, 2, 3, 4, 4)
     second[1, 2] = 1.0  # the last image of the last task
-    axes = reconstructions({"a": first, "b": second}, columns=["one", "two"], title="t").axes[0]
-    shown = torch.as_tensor(axes.images[0].get_array().data)
-    inked = shown.nonzero()
-    assert shown.sum() == 16
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    gain[0, 0], gain[1, 0] = 2.0, -2.0
+    figure = reconstructions({"a": first, "b": second}, gain=("gain", gain), columns=["one", "two"], title="t")
+    axes, bar = figure.axes
+    shown = torch.as_tensor(axes.images[0].get_array().data[..., :3])
+    above, below = shown[: len(shown) * 2 // 3], shown[len(shown) * 2 // 3 :]
+    inked = (above.sum(-1) == 0).nonzero()
+    assert len(inked) == 16
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "gain"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["one", "two"]
     low, high = inked.min(0).values - 0.5, inked.max(0).values + 0.5
     assert low[0] < axes.get_yticks()[1] < high[0]
     assert low[1] > axes.get_xticks()[1]
     assert high[1] < shown.shape[1]
+    better, worse = ((below[..., c] - below[..., 2 - c] > 0.1).nonzero() for c in (0, 2))
+    assert len(better) == len(worse) == 16  # orange, purple
+    assert better[:, 1].max() < axes.get_xticks()[0] < worse[:, 1].min()
+    assert bar.get_ylabel() == "nats a pixel"
+    assert bar.get_ylim() == (-2.0, 2.0)
 
 
 def test_no_pyplot_state_is_made():
