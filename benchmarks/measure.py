@@ -1,0 +1,162 @@
+"""Fair timing: one pinned core, CPU seconds, interleaved rounds, ratios within one run."""
+
+import gc
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+Seconds = dict[str, list[float]]
+PACKAGES = ("torch", "pyro-ppl", "learn2learn", "jax", "numpyro", "numpy")
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Within it the process has one core and one thread, and Pyro's checks of values are off for everyone."""
+    threads, pinnable = torch.get_num_threads(), hasattr(os, "sched_setaffinity")
+    cores = os.sched_getaffinity(0) if pinnable else set()
+    if pinnable:
+        os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    try:
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        if pinnable:
+            os.sched_setaffinity(0, cores)
+
+
+def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
+    """CPU seconds of each step in each round, after one step that is not timed.
+
+    Args:
+        steps: what to time, by name. In a round each runs once, in order, so a change of the machine's pace meets
+            all of them.
+        rounds: number of rounds.
+
+    Returns:
+        ``rounds`` figures for each name.
+    """
+    for step in steps.values():
+        step()
+    seconds: Seconds = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            seconds[name].append(_timed(step))
+    return seconds
+
+
+def interleaved_processes(builders: Mapping[str, Callable[[], Callable[[], object]]], rounds: int) -> Seconds:
+    """As :func:`interleaved`, with a process of its own for each, on one core in turns.
+
+    In one process the memory that one contestant leaves with the allocator spares another its page faults.
+
+    Args:
+        builders: functions that can be pickled and return what to time, by name.
+        rounds: number of rounds.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    workers = []
+    for name, build in builders.items():
+        pipes[name], end = spawn.Pipe()
+        workers.append(spawn.Process(target=_serve, args=(build, end), daemon=True))
+        workers[-1].start()
+        end.close()
+        pipes[name].recv()
+    turns = [{name: _ask(pipe) for name, pipe in pipes.items()} for _ in range(rounds)]
+    for pipe, worker in zip(pipes.values(), workers, strict=True):
+        pipe.close()
+        worker.join()
+    return {name: [turn[name] for turn in turns] for name in builders}
+
+
+def _ask(pipe: Connection) -> float:
+    pipe.send("step")
+    return pipe.recv()
+
+
+def _serve(build: Callable[[], Callable[[], object]], pipe: Connection) -> None:
+    """A worker: one step for each message, until the other end is closed."""
+    with one_core(), suppress(EOFError):
+        step = build()
+        step()
+        pipe.send("ready")
+        while pipe.recv():
+            pipe.send(_timed(step))
+
+
+def _timed(step: Callable[[], object]) -> float:
+    gc.collect()  # what others left is not for this one to clear
+    began = time.process_time()
+    step()
+    return time.process_time() - began
+
+
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """How many times longer than the base: the median over rounds of the ratio within the round."""
+    return statistics.median(one / other for one, other in zip(seconds, base, strict=True))
+
+
+def context() -> dict[str, Any]:
+    """The machine and the versions that figures belong to."""
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    machine = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "load": load}
+    return {"machine": machine, "versions": versions}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def write(path: Path, write_to: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_to(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result with its machine and versions."""
+    text = json.dumps({**context(), **result}, indent=2) + "\n"
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned text: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    ruled = (head, ["-" * width for width in widths], *rows)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in ruled
+    )

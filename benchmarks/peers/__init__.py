@@ -1,0 +1,45 @@
+"""The contestants: one file each, each as its own user would write the meta-step."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Protocol
+
+from torch import Tensor
+
+from benchmarks.workloads import Workload
+
+
+class Contestant(Protocol):
+    """One way to do a meta-step."""
+
+    def step(self) -> None:
+        """Forward, meta-gradient and Adam step on the workload's meta-batch, with fresh noise."""
+
+    def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
+        """Mean query loss and meta-gradient on zero noise, by ``Problem.parameters``' names; nothing is changed."""
+
+
+class Unavailable(Exception):
+    """Why a contestant takes no part."""
+
+
+OURS = "pyrometa"
+
+
+def _build(module: str, workload: Workload, **options: object) -> Contestant:
+    try:
+        return import_module(f"benchmarks.peers.{module}").build(workload, **options)
+    except ModuleNotFoundError as error:
+        raise Unavailable("not installed") from error
+
+
+CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
+    OURS: partial(_build, "pyrometa_svi"),
+    "pyrometa, low_rank=False": partial(_build, "pyrometa_svi", low_rank=False),
+    "learn2learn loop": partial(_build, "learn2learn_loop"),
+    "torch.func vmap": partial(_build, "torch_func"),
+    "NumPyro, jit(vmap)": partial(_build, "numpyro_jit"),
+    "by hand": partial(_build, "by_hand"),
+}
+"""Builders by name; each raises Unavailable where it can't take part."""

@@ -1,0 +1,106 @@
+"""NumPyro: the same model and guide in JAX, ``vmap`` over tasks, the whole step with its Adam compiled by XLA."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+import torch
+from numpyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from benchmarks.peers import Unavailable
+from benchmarks.workloads import Workload
+
+Params = dict[str, jax.Array]
+
+
+class MetaStep:
+    """A compiled function of (optimiser state, random key)."""
+
+    def __init__(self, workload: Workload) -> None:
+        problem = workload.build()
+        self._workload = workload
+        self._optim = numpyro.optim.Adam(workload.outer_lr)
+        with _precision(workload.dtype):
+            self._data = jnp.asarray(problem.support.numpy()), jnp.asarray(problem.query.numpy())
+            leaves = {name: jnp.asarray(leaf.detach().numpy()) for name, leaf in problem.parameters().items()}
+            self._state = self._optim.init(leaves)
+            self._key = jax.random.PRNGKey(0)
+        self._compiled = jax.jit(self._step)
+
+    def step(self) -> None:
+        """One meta-step; the first compiles."""
+        with _precision(self._workload.dtype):
+            self._state, self._key, _ = jax.block_until_ready(self._compiled(self._state, self._key))
+
+    def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
+        """On zero noise, compiled by itself."""
+        with _precision(self._workload.dtype), mock.patch("jax.random.normal", _zeros):
+            gradients = jax.jit(jax.value_and_grad(self._meta_loss))
+            loss, grads = gradients(self._optim.get_params(self._state), self._key)
+        return float(loss), {name: torch.tensor(jax.device_get(grad)) for name, grad in grads.items()}
+
+    def _step(self, state: Any, key: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+        key, noise = jax.random.split(key)
+        loss, grads = jax.value_and_grad(self._meta_loss)(self._optim.get_params(state), noise)
+        return self._optim.update(grads, state), key, loss
+
+    def _meta_loss(self, params: Params, key: jax.Array) -> jax.Array:
+        phi = {name: p for name, p in params.items() if name.startswith("guide.")}
+        theta = {name: p for name, p in params.items() if name.startswith("model.")}
+        keys = jax.random.split(key, self._workload.tasks)
+        return jax.vmap(self._task_loss, (None, None, 0, 0, 0))(phi, theta, *self._data, keys).mean()
+
+    def _task_loss(self, phi: Params, theta: Params, support: Any, query: Any, key: jax.Array) -> jax.Array:
+        *inner, last = jax.random.split(key, self._workload.steps + 1)
+        for noise in inner:
+            grads = jax.grad(self._elbo_loss)(phi, theta, support, noise)
+            phi = {name: p - self._workload.inner_lr * grads[name] for name, p in phi.items()}
+        return self._elbo_loss(phi, theta, query, last)
+
+    def _elbo_loss(self, phi: Params, theta: Params, x: jax.Array, key: jax.Array) -> jax.Array:
+        def model(x: jax.Array) -> None:
+            with numpyro.plate("data", x.shape[0]):
+                z = numpyro.sample("z", dist.Normal(0, 1).expand([self._workload.latent]).to_event(1))
+                h = jax.nn.relu(_linear(theta, "model.decoder.hidden", z))
+                logits = _linear(theta, "model.decoder.output", h)
+                numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+        def guide(x: jax.Array) -> None:
+            with numpyro.plate("data", x.shape[0]):
+                h = jax.nn.relu(_linear(phi, "guide.encoder.hidden", x))
+                loc, log_scale = (_linear(phi, f"guide.encoder.{head}", h) for head in ("loc", "log_scale"))
+                numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
+
+        return TraceMeanField_ELBO().loss(key, {}, model, guide, x) / self._workload.rows
+
+
+def _zeros(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = None) -> jax.Array:
+    return jnp.zeros(shape, dtype)
+
+
+@contextmanager
+def _precision(dtype: torch.dtype) -> Iterator[None]:
+    """JAX makes every number a float32 unless it is told otherwise."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", dtype is torch.float64)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def _linear(params: Params, name: str, x: jax.Array) -> jax.Array:
+    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+
+
+def build(workload: Workload) -> MetaStep:
+    """The contestant, for the dense network only."""
+    if workload.kind != "A":
+        raise Unavailable("written for another network")
+    return MetaStep(workload)
