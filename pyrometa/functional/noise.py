@@ -54,6 +54,8 @@ class _NoiseMode(TorchFunctionMode, ABC):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func not in _RANDOM:
+            return func(*args, **kwargs)
         in_place, out_of_place = _IN_PLACE.get(func), _OUT_OF_PLACE.get(func)
         if in_place is not None and kwargs.get("generator") is None:
             kind, transform = in_place
@@ -249,3 +251,5 @@ _OUT_OF_PLACE: dict[Any, tuple[Kind, Callable[..., _Made], Callable[..., Tensor]
     torch.normal: ("normal", _made_by_moments, _by_moments),
     torch.bernoulli: ("uniform", _made_like, _bernoulli),
 }
+
+_RANDOM = _IN_PLACE.keys() | _OUT_OF_PLACE.keys()

@@ -132,7 +132,9 @@ def _task_count(name: str, args: tuple[Any, ...]) -> int:
 
 
 def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
-    if not (arg.is_floating_point() or arg.is_complex()) or bool(torch.isfinite(arg).all()):
+    if not (arg.is_floating_point() or arg.is_complex()) or bool(
+        torch.isfinite(arg.sum()) or torch.isfinite(arg).all()
+    ):
         return
     where = ""
     if per_task:
