@@ -259,11 +259,16 @@ class MetaSVI:
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All that the outer loop learns: the user's own leaves, unconstrained, and the rule's.
 
+        A leaf that is frozen or set free later (``requires_grad``) goes and comes.
+
         Raises:
             NotInitialisedError: before first data; call :meth:`init`.
         """
         self._initialised()
-        return iter({**self._leaves, **self._learned}.items())
+        return ((name, leaf) for name, leaf in self._all_leaves().items() if leaf.requires_grad)
+
+    def _all_leaves(self) -> Params:
+        return {**self._leaves, **self._learned}
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -273,7 +278,7 @@ class MetaSVI:
     def state_dict(self) -> dict[str, Any]:
         """All that the outer loop has learned, and its optimiser's state, by parameter name."""
         optimiser = self._initialised().state_dict()
-        parameters = {name: leaf.detach().clone() for name, leaf in self.named_parameters()}
+        parameters = {name: leaf.detach().clone() for name, leaf in self._all_leaves().items()}
         return {"parameters": parameters, "optimizer": optimiser}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,7 +288,8 @@ class MetaSVI:
             NotInitialisedError: before first data; call :meth:`init`.
             ValueError: names or shapes differ; nothing was changed.
         """
-        leaves = dict(self.named_parameters())
+        self._initialised()
+        leaves = self._all_leaves()
         missing = [part for part in ("parameters", "optimizer") if part not in state]
         if missing:
             raise ValueError(f"the state lacks {' and '.join(missing)}: give what meta.state_dict() returned")
@@ -306,7 +312,7 @@ class MetaSVI:
         return self._optimiser
 
     def _problem(self, steps: int) -> Problem:
-        adapted = {name: self._leaves[name] for name in self._adapted}
+        adapted = {name: self._leaves[name] for name in self._adapted if self._leaves[name].requires_grad}
         learned = {name.removeprefix("inner."): value for name, value in self._learned.items()}
         return Problem(self._program, self.inner, adapted, learned, steps)
 

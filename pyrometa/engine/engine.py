@@ -117,7 +117,7 @@ class Engine:
         if len(tasks) == 1 or self.vectorize is False:
             return None
         plans = self._plans.setdefault(problem.program, {})
-        key = (_shape(tasks[0]), problem.steps, order)
+        key = (_shape(tasks[0]), tuple(problem.adapted), problem.steps, order)
         if anew or key not in plans:
             plans[key] = self._make_plan(problem, tasks, order, warn=None not in plans.values())
         return plans[key]

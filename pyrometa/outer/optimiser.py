@@ -89,11 +89,12 @@ class OuterOptimiser:
         return optimizer
 
     def step(self, grads: Mapping[str, Tensor]) -> None:
-        """Clip the gradients, update the leaves in place, and leave no gradient behind."""
+        """Clip the gradients, update the leaves that have one in place, and leave no gradient behind."""
         before = {name: leaf.grad for name, leaf in self._leaves.items()}
         for name, leaf in self._leaves.items():
-            leaf.grad = grads[name]
-            self._clip(name, leaf)
+            leaf.grad = grads.get(name)
+            if leaf.grad is not None:
+                self._clip(name, leaf)
         try:
             self.optimizer.step()
         finally:

@@ -257,3 +257,26 @@ def test_an_initial_value_may_be_a_parameter(module_local_params):
         stored = pyro.get_param_store()._params
         assert leaves["guide.scale"] is stored["scale"]
         assert leaves["guide.loc"] is stored["loc"]
+
+
+@pytest.mark.filterwarnings("ignore:.*requires_grad=False:UserWarning")  # of pyro.module, as under plain SVI
+def test_a_leaf_frozen_later_goes_and_comes():
+    case = modules()
+    meta = meta_svi(case, adapt="both", inner=pm.SGD(0.02, learn="layer"))
+    meta.step(case.support, case.query)
+    frozen, free = case.guide.hidden.bias, case.guide.loc.bias
+    state = meta.state_dict()
+    frozen.requires_grad_(False)
+    before = frozen.clone(), free.clone()
+    _, grads = meta.loss_and_grads(case.support, case.query)
+    meta.step(case.support, case.query)
+    adapted = meta.adapt(case.support[0])
+    assert "guide.hidden.bias" not in grads
+    assert "guide.hidden.bias" not in dict(meta.named_parameters())
+    assert "guide.hidden.bias" not in adapted.adapted.names
+    assert torch.equal(frozen, before[0])
+    assert not torch.equal(free, before[1])
+    meta.load_state_dict(state)
+    frozen.requires_grad_(True)
+    meta.step(case.support, case.query)
+    assert not torch.equal(frozen, before[0])
