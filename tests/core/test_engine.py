@@ -1,9 +1,13 @@
 """The vectorised engine says what the loop says, and says why where it can't."""
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from programs import PROGRAMS, Case, Decoder, modules, rows
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from pyro.nn import PyroModule
@@ -52,6 +56,47 @@ def test_rules_orders_and_losses(elbo, learn, first_order, low_rank):
         modules(),
         pm.Engine(vectorize=True, low_rank=low_rank),
         loss=elbo(num_particles=2),
+        inner=pm.SGD(0.02, learn=learn),
+        meta_gradient=pm.Unrolled(first_order=first_order),
+        reduction="mean",
+    )
+
+
+class Network(nn.Module):
+    """A guide of any depth and width."""
+
+    def __init__(self, widths, bias):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias) for a, b in itertools.pairwise([2, *widths, 2]))
+
+    def forward(self, x):
+        h = x
+        for layer in self.layers[:-1]:
+            h = torch.tanh(layer(h))
+        loc, log_scale = self.layers[-1](h).split(1, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 6), max_size=3),
+    bias=st.booleans(),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
+    steps=st.integers(0, 4),
+    learn=st.sampled_from([None, "rate", "layer", "layer_step", "parameter"]),
+    low_rank=st.sampled_from([True, False, "auto"]),
+    first_order=st.booleans(),
+    chunk_size=st.none() | st.integers(1, 3),
+)
+def test_networks_and_tasks_of_any_size(widths, bias, sizes, steps, learn, low_rank, first_order, chunk_size):
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    tasks = [[torch.randn(n, 2, dtype=torch.float64) for n in sizes] for _ in range(2)]
+    assert_same(
+        Case(Decoder().double(), Network(widths, bias).double(), *tasks),
+        pm.Engine(vectorize=True, low_rank=low_rank, chunk_size=chunk_size),
+        steps=steps,
         inner=pm.SGD(0.02, learn=learn),
         meta_gradient=pm.Unrolled(first_order=first_order),
         reduction="mean",

@@ -4,23 +4,12 @@ import pyro
 import pytest
 import torch
 from learn2learn.algorithms import MAML
-from programs import PROGRAMS, auto_normal, modules, plain_modules
+from programs import auto_normal, modules, plain_modules
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import pyrometa as pm
 
 LR = 0.02
-
-
-@pytest.fixture(params=[False, True], ids=["store", "local"])
-def module_local_params(request):
-    with pyro.settings.context(module_local_params=request.param):
-        yield request.param
-
-
-@pytest.fixture(params=PROGRAMS, ids=lambda p: p.__name__)
-def case(request, module_local_params):
-    return request.param()
 
 
 @pytest.fixture
