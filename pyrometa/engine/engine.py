@@ -34,8 +34,9 @@ class Engine:
     one task at a time from then on.
 
     Args:
-        vectorize: ``"auto"`` falls back to one task at a time, with one warning that says why; True raises instead;
-            False runs one task at a time, the reference that the rest is tested against.
+        vectorize: ``"auto"`` falls back to one task at a time, with one warning that says why; True raises instead,
+            and with ``low_rank=True`` also where factors give other numbers; False runs one task at a time, the
+            reference that the rest is tested against.
         low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
             exact, False nowhere.
         chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
@@ -125,7 +126,8 @@ class Engine:
     def _make_plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, warn: bool) -> Plan | None:
         reason = problem.program.refuses_batches()
         if reason is None:
-            for low_rank in (self.low_rank, False):
+            forced = self.vectorize is True and self.low_rank is True
+            for low_rank in (True,) if forced else (self.low_rank, False):
                 plan = make_plan(problem, tasks[0], len(tasks), low_rank)
                 reason = trial(problem, tasks[:2], order, plan)
                 if reason is None:
