@@ -41,8 +41,9 @@ def split_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) 
         _check_values(label, arg, per_task=True)
         if arg.numel() == 0:
             raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+    shared = _shared(kwargs)
     rows = [[arg[i] if isinstance(arg, Tensor) else arg for arg in args] for i in range(count)]
-    return [Data(tuple(row), kwargs or {}) for row in rows]
+    return [Data(tuple(row), shared) for row in rows]
 
 
 def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:
@@ -57,7 +58,7 @@ def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> 
         if arg.numel() == 0:
             raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
         _check_values(label, arg, per_task=False)
-    return Data(args, kwargs or {})
+    return Data(args, _shared(kwargs))
 
 
 def check_pairs(support: Sequence[Data], query: Sequence[Data]) -> None:
@@ -110,6 +111,13 @@ def _arguments(name: str, given: Any) -> tuple[Any, ...]:
     raise TypeError(
         f"{name} must be a tensor, a tuple of the model's arguments or a list of tasks, got {type(given).__name__}"
     )
+
+
+def _shared(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    for key, value in (kwargs or {}).items():
+        if isinstance(value, Tensor):
+            _check_values(f"kwargs[{key!r}]", value, per_task=False)
+    return kwargs or {}
 
 
 def _labelled(name: str, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:

@@ -293,3 +293,14 @@ def test_inference_mode():
     meta = meta_svi(case)
     with torch.inference_mode(), pytest.raises(ValueError, match=r"leave torch.inference_mode\(\)"):
         meta.evaluate(case.support, case.query)
+
+
+def test_keyword_arguments():
+    case = modules()
+    meta = meta_svi(case)
+    scale = torch.tensor([1.0, float("nan")])
+    for call in (meta.step, meta.evaluate, meta.adapt_many):
+        with pytest.raises(ValueError, match=r"kwargs\['scale'\] holds NaN or infinite values"):
+            call(case.support, kwargs={"scale": scale})
+    with pytest.raises(ValueError, match=r"kwargs\['scale'\]"):
+        meta.adapt(case.support[0], kwargs={"scale": scale})
