@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro
@@ -20,21 +20,14 @@ from torch.distributions.constraints import Constraint
 Side = Literal["guide", "model"]
 
 
-@dataclass
 class ParamRecorder(Messenger):
     """Notes each ``param`` message of a program: its leaf, its constraint, the modules it comes from."""
 
-    leaves: dict[str, Tensor] = field(default_factory=dict)
-    constraints: dict[str, Constraint] = field(default_factory=dict)
-    modules: dict[int, nn.Module] = field(default_factory=dict)
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.leaves: dict[str, Tensor] = {}
+        self.constraints: dict[str, Constraint] = {}
+        self.modules: dict[int, nn.Module] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
         registering = list(_registering_modules())

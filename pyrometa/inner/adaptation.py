@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.errors import NonFiniteError
+from pyrometa.inner.finite import all_finite
 from pyrometa.types import Params
 
 Point = TypeVar("Point")
@@ -85,8 +86,7 @@ def _gradients(losses: Tensor, variables: Params, *, create_graph: bool) -> Para
 
 
 def _check_finite(losses: Tensor, grads: Params, tasks: Sequence[int], step: int) -> None:
-    probe = torch.stack([losses.detach().sum(), *(g.detach().sum() for g in grads.values())]).sum()
-    if torch.isfinite(probe):
+    if all_finite([losses, *grads.values()]):
         return
     for name, grad in grads.items():
         rows = grad if len(tasks) > 1 else grad[None]

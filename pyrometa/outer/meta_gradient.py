@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrometa.engine import Engine, Problem
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import Order
+from pyrometa.inner import Order, all_finite
 from pyrometa.types import Params, TaskData
 
 
@@ -38,7 +38,7 @@ def check_finite(losses: Tensor, grads: Params, steps: int) -> None:
     Raises:
         NonFiniteError: naming the task, or the parameter.
     """
-    if torch.isfinite(torch.stack([losses.sum(), *(grad.sum() for grad in grads.values())]).sum()):
+    if all_finite([losses, *grads.values()]):
         return
     if not torch.isfinite(losses).all():
         task = int((~torch.isfinite(losses)).nonzero()[0])

@@ -2,6 +2,7 @@
 
 import itertools
 
+import meta_cases
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -20,8 +21,7 @@ LOOP = pm.Engine(vectorize=False)
 
 
 def meta_svi(case, engine, **options):
-    options = {"inner": pm.SGD(0.02), "steps": 3, "adapt": "both", **options}
-    return pm.MetaSVI(case.model, case.guide, pyro.optim.Adam({"lr": 1e-3}), engine=engine, **options)
+    return meta_cases.meta_svi(case, **{"inner": pm.SGD(0.02), "steps": 3, "engine": engine, **options})
 
 
 def gradients(meta, case):
@@ -33,9 +33,7 @@ def assert_same(case, engine, **options):
     loss, grads = gradients(meta_svi(case, engine, **options), case)
     expected_loss, expected = gradients(meta_svi(case, LOOP, **options), case)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
-    assert grads.keys() == expected.keys()
-    for name, grad in grads.items():
-        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
+    meta_cases.assert_equal(grads, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("local", [False, True], ids=["store", "local"])
@@ -304,5 +302,4 @@ def test_a_plan_that_the_program_has_left_is_made_anew(way):
     expected_loss, expected = gradients(loop, case)
     assert loss != before
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
-    for name, grad in grads.items():
-        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-11)
+    meta_cases.assert_equal(grads, expected, rtol=1e-9, atol=1e-11)

@@ -1,5 +1,6 @@
 """The meta-gradient is exact: for every way of holding parameters, under both settings of module_local_params."""
 
+import meta_cases
 import pyro
 import pytest
 import torch
@@ -18,8 +19,7 @@ def zero_noise(monkeypatch):
 
 
 def meta_svi(case, **options):
-    options = {"inner": pm.SGD(LR), "steps": 3, "adapt": "both", **options}
-    return pm.MetaSVI(case.model, case.guide, pyro.optim.Adam({"lr": 1e-3}), **options)
+    return meta_cases.meta_svi(case, **{"inner": pm.SGD(LR), "steps": 3, **options})
 
 
 def gradients(meta, case, seed=1):
