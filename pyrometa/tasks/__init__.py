@@ -1,18 +1,37 @@
 """Tasks: what a meta-batch is, where tasks come from, and how they are drawn."""
 
 from pyrometa.tasks.digits import DigitTasks
+from pyrometa.tasks.few_shot import FewShotTasks
+from pyrometa.tasks.groups import GroupedTasks, GroupSampler
 from pyrometa.tasks.images import ImageData, load_images
+from pyrometa.tasks.omniglot import Characters, OmniglotData, load_omniglot
+from pyrometa.tasks.prior import PriorTasks
+from pyrometa.tasks.regression import SineLineTasks, SinusoidTasks
 from pyrometa.tasks.sampler import TaskFamily, TaskSampler
 from pyrometa.tasks.splits import TaskSplits, digit_tasks
+from pyrometa.tasks.stack import stack_images
+from pyrometa.tasks.table import GroupSplits, group_tasks
 from pyrometa.tasks.task import Task
 
 __all__ = [
+    "Characters",
     "DigitTasks",
+    "FewShotTasks",
+    "GroupSampler",
+    "GroupSplits",
+    "GroupedTasks",
     "ImageData",
+    "OmniglotData",
+    "PriorTasks",
+    "SineLineTasks",
+    "SinusoidTasks",
     "Task",
     "TaskFamily",
     "TaskSampler",
     "TaskSplits",
     "digit_tasks",
+    "group_tasks",
     "load_images",
+    "load_omniglot",
+    "stack_images",
 ]

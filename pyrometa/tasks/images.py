@@ -48,7 +48,8 @@ def load_images(name: str, *, root: str | Path | None = None, download: bool = F
     ================= ========== ============== ===================================================
 
     The first two are shuffled by a fixed seed, and every fifth of each class is kept for testing: every call
-    returns the same rows in the same order. Nothing is binarised.
+    returns the same rows in the same order. Nothing is binarised. Omniglot, which is split by classes,
+    has a loader of its own, :func:`load_omniglot`.
 
     Args:
         name: one of the names above.
@@ -92,13 +93,13 @@ def _read_mnist_5k() -> Labelled:
 
 
 def _read_digits_8x8() -> Labelled:
-    datasets = _import("sklearn.datasets", "digits8x8", "scikit-learn")
+    datasets = import_package("sklearn.datasets", "digits8x8", "scikit-learn")
     images, labels = datasets.load_digits(return_X_y=True)
     return torch.from_numpy(images).reshape(-1, 8, 8).float() / 16, torch.from_numpy(labels).long()
 
 
 def _read_torchvision(name: str, root: str | Path, *, train: bool, download: bool) -> Labelled:
-    datasets = _import("torchvision.datasets", name, "pyrometa[digits]")
+    datasets = import_package("torchvision.datasets", name, "pyrometa[digits]")
     kind = _TORCHVISION[name]
     try:
         dataset = getattr(datasets, kind)(root, train=train, download=download)
@@ -138,7 +139,8 @@ def every_fifth_of_each_class(labels: Tensor) -> Tensor:
     return marked
 
 
-def _import(module: str, name: str, requirement: str) -> ModuleType:
+def import_package(module: str, name: str, requirement: str) -> ModuleType:
+    """Import what an image set is read with, or raise ModuleNotFoundError that says how to install it."""
     package = module.split(".")[0]
     if find_spec(package) is None:
         raise _missing(package, name, requirement)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
+from pyrometa.tasks.seeded import Seeded, positive
 from pyrometa.tasks.task import Data, Task
 
 __all__ = ["TaskFamily", "TaskSampler"]
@@ -29,7 +29,7 @@ class TaskFamily(Protocol):
         ...
 
 
-class TaskSampler:
+class TaskSampler(Seeded):
     """Draw meta-batches from a family of tasks, reproducibly.
 
     Each task has ``shots`` support rows and ``queries`` query rows, disjoint within the task. All randomness
@@ -59,9 +59,9 @@ class TaskSampler:
 
     def __init__(self, family: TaskFamily, *, shots: int, queries: int, seed: int) -> None:
         self.family = family
-        self.shots = _positive("shots", shots)
-        self.queries = _positive("queries", queries)
-        self._generator = torch.Generator().manual_seed(_integer("seed", seed))
+        self.shots = positive("shots", shots)
+        self.queries = positive("queries", queries)
+        super().__init__(seed)
 
     def sample(self, batch_size: int) -> Task:
         """Draw a meta-batch.
@@ -76,7 +76,7 @@ class TaskSampler:
             TypeError: if ``batch_size`` is not an integer.
             ValueError: if it is below 1, or the family has not enough rows for a task.
         """
-        data = self._draw(_positive("batch_size", batch_size), self.shots + self.queries)
+        data = self._draw(positive("batch_size", batch_size), self.shots + self.queries)
         if isinstance(data, tuple):
             support = tuple(rows[:, : self.shots] for rows in data)
             return Task(support, tuple(rows[:, self.shots :] for rows in data))
@@ -97,29 +97,8 @@ class TaskSampler:
             TypeError: if ``batch_size`` is not an integer.
             ValueError: if it is below 1.
         """
-        data = self._draw(_positive("batch_size", batch_size), 1)
+        data = self._draw(positive("batch_size", batch_size), 1)
         return tuple(rows[:, 0] for rows in data) if isinstance(data, tuple) else data[:, 0]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return where the sampler stands.
-
-        Returns:
-            ``{"generator": state}``, the state of its generator, which ``torch.save`` can store.
-        """
-        return {"generator": self._generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from where :meth:`state_dict` was taken: the draws that follow have the same bits.
-
-        Args:
-            state: what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: if ``state`` is not a sampler's state.
-        """
-        if set(state) != {"generator"}:
-            raise ValueError(f"not the state of a TaskSampler: expected the key 'generator', got {sorted(state)}")
-        self._generator.set_state(state["generator"])
 
     def _draw(self, tasks: int, rows: int) -> Data:
         data = self.family.draw(tasks, rows, self._generator)
@@ -128,15 +107,3 @@ class TaskSampler:
                 got = tuple(tensor.shape)
                 raise ValueError(f"{type(self.family).__name__}.draw({tasks}, {rows}, ...) returned shape {got}")
         return data
-
-
-def _integer(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    return value
-
-
-def _positive(name: str, value: int) -> int:
-    if _integer(name, value) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value

@@ -1,0 +1,153 @@
+"""Tasks of any sizes, each one group of a table, and draws of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrometa.tasks.seeded import Seeded, integer, positive
+from pyrometa.tasks.task import Data
+
+__all__ = ["GroupSampler", "GroupedTasks", "take"]
+
+Lists = tuple[list[Data], list[Data]]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedTasks:
+    """Tasks of any sizes: one group of a table each. Made by :func:`group_tasks`.
+
+    ``len`` counts the groups.
+
+    Attributes:
+        rows: each group's rows as the model takes them, a tensor or a tuple of tensors, each ``(rows, ...)``.
+        names: each group's name, as it stands in the group column.
+    """
+
+    rows: tuple[Data, ...]
+    names: tuple[Hashable, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def split(self, support: float = 0.5, *, seed: int = 0) -> Lists:
+        """Split every group's rows at random into support and query: a fixed set to evaluate on.
+
+        Args:
+            support: support rows a group if an integer, else their share of each group, within (0, 1) and rounded; at
+                least one row goes to each side.
+            seed: the same seed gives the same rows.
+
+        Returns:
+            ``(support, query)``, two lists of tasks, as ``meta.evaluate(*tasks.split())`` takes them.
+
+        Raises:
+            TypeError: if ``support`` is not a number, or the seed not an integer.
+            ValueError: if ``support`` is out of range, or a group is too small for it.
+
+        Example:
+            >>> import torch
+            >>> from pyrometa.tasks import group_tasks
+            >>> schools = group_tasks(torch.arange(9.0), list("aabbbcccc"), fractions=(1.0, 0.0, 0.0)).train
+            >>> support, query = schools.split(0.5)
+            >>> [(len(s), len(q)) for s, q in zip(support, query)]
+            [(2, 2), (1, 1), (2, 1)]
+        """
+        _check_support(support, self)
+        generator = torch.Generator().manual_seed(integer("seed", seed))
+        return _split_all(self.rows, support, generator)
+
+
+class GroupSampler(Seeded):
+    """Draw meta-batches of groups, reproducibly: two lists of tasks of any sizes.
+
+    Each draw takes distinct groups and splits each one's rows into support and query anew. All randomness comes
+    from one generator of the sampler's own: the global generator is neither read nor moved. As sizes differ,
+    meta-learn with ``MetaSVI(..., reduction="mean")``: one step size does not suit the summed losses of small and large
+    groups. ``state_dict()`` and ``load_state_dict(state)`` are those of :class:`TaskSampler`.
+
+    Args:
+        tasks: the groups.
+        support: support rows a group if an integer, else their share of each group, within (0, 1) and rounded; at
+            least one row goes to each side.
+        seed: seeds the sampler's generator.
+
+    Raises:
+        TypeError: if ``support`` is not a number, or the seed not an integer.
+        ValueError: if ``support`` is out of range, or a group is too small for it.
+
+    Example:
+        >>> import torch
+        >>> from pyrometa.tasks import GroupSampler, group_tasks
+        >>> x, y, school = torch.randn(60, 3), torch.randn(60), torch.arange(60) % 7
+        >>> splits = group_tasks((x, y), school, seed=0)
+        >>> support, query = GroupSampler(splits.train, support=0.5, seed=0).sample(2)
+        >>> [(x.shape, y.shape) for x, y in support]
+        [(torch.Size([4, 3]), torch.Size([4])), (torch.Size([4, 3]), torch.Size([4]))]
+    """
+
+    def __init__(self, tasks: GroupedTasks, *, support: float = 0.5, seed: int) -> None:
+        _check_support(support, tasks)
+        super().__init__(seed)
+        self.tasks = tasks
+        self.support = support
+
+    def sample(self, batch_size: int) -> Lists:
+        """Draw a meta-batch.
+
+        Args:
+            batch_size: how many groups, each another one.
+
+        Returns:
+            ``(support, query)``, two lists of tasks, as ``meta.step(*sampler.sample(16))`` takes them.
+
+        Raises:
+            TypeError: if ``batch_size`` is not an integer.
+            ValueError: if it is below 1 or above the number of groups.
+        """
+        if positive("batch_size", batch_size) > len(self.tasks):
+            raise ValueError(f"batch_size {batch_size} asks for more groups than there are: {len(self.tasks)}")
+        chosen = torch.randperm(len(self.tasks), generator=self._generator)[:batch_size]
+        return _split_all([self.tasks.rows[i] for i in chosen], self.support, self._generator)
+
+
+def take(data: Data, index: Tensor) -> Data:
+    """The rows of a table at an index."""
+    return tuple(column[index] for column in data) if isinstance(data, tuple) else data[index]
+
+
+def _size(data: Data) -> int:
+    return len(data[0] if isinstance(data, tuple) else data)
+
+
+def _split_all(groups: Sequence[Data], support: float, generator: torch.Generator) -> Lists:
+    supports, queries = [], []
+    for data in groups:
+        order = torch.randperm(_size(data), generator=generator)
+        count = _support_rows(support, len(order))
+        supports.append(take(data, order[:count]))
+        queries.append(take(data, order[count:]))
+    return supports, queries
+
+
+def _support_rows(support: float, size: int) -> int:
+    return support if isinstance(support, int) else min(max(round(support * size), 1), size - 1)
+
+
+def _check_support(support: float, tasks: GroupedTasks) -> None:
+    if isinstance(support, bool) or not isinstance(support, (int, float)):
+        raise TypeError(f"support must be a number of rows or a share of them, got {support!r}")
+    if isinstance(support, float) and not 0 < support < 1:
+        raise ValueError(f"support as a share of the rows must lie within (0, 1), got {support}")
+    if isinstance(support, int):
+        positive("support", support)
+        sizes = [_size(rows) for rows in tasks.rows]
+        if sizes and min(sizes) <= support:
+            name = tasks.names[sizes.index(min(sizes))]
+            raise ValueError(
+                f"{support} support rows leave no query in group {name!r} of {min(sizes)} rows: "
+                f"leave such groups out by group_tasks(..., minimum={support + 1}), or give a share"
+            )
