@@ -1,9 +1,28 @@
 """Inner rules, one file each, and the one adaptation loop."""
 
+from pyrometa.inner.adam import Adam
 from pyrometa.inner.adaptation import Order, Path, adapt
 from pyrometa.inner.finite import all_finite
+from pyrometa.inner.learned_optimiser import LearnedOptimiser
+from pyrometa.inner.momentum import Momentum
+from pyrometa.inner.preconditioned import Preconditioned
+from pyrometa.inner.proximal import ProximalSGD
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
 
-__all__ = ["SGD", "InnerRule", "Order", "Path", "adapt", "all_finite", "step_count", "step_counts"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "InnerRule",
+    "LearnedOptimiser",
+    "Momentum",
+    "Order",
+    "Path",
+    "Preconditioned",
+    "ProximalSGD",
+    "adapt",
+    "all_finite",
+    "step_count",
+    "step_counts",
+]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal, get_args
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
+from pyrometa.inner.rates import Learn, Rates
 from pyrometa.types import Params
-
-Learn = Literal["rate", "layer", "layer_step", "parameter"]
 
 
 @dataclass(frozen=True)
@@ -56,49 +52,15 @@ class SGD:
     outer_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if self.learn is not None and self.learn not in get_args(Learn):
-            raise ValueError(
-                f"learn must be None or one of {', '.join(map(repr, get_args(Learn)))}, got {self.learn!r}"
-            )
-        if isinstance(self.lr, Mapping) and self.learn == "rate":
-            raise ValueError("learn='rate' learns one rate for all parameters: give lr as one number")
-        for name, rate in self._rates().items():
-            if isinstance(rate, bool) or not (isinstance(rate, int | float) and math.isfinite(rate) and rate > 0):
-                raise ValueError(f"{name} must be positive and finite, got {rate!r}")
+        self._rates.check()
 
-    def _rates(self) -> dict[str, float | None]:
-        rates: dict[str, float | None] = (
-            {f"lr[{pattern!r}]": rate for pattern, rate in self.lr.items()}
-            if isinstance(self.lr, Mapping)
-            else {"lr": self.lr}
-        )
-        return rates if self.outer_lr is None else {**rates, "outer_lr": self.outer_lr}
-
-    def _rate(self, name: str) -> float:
-        if not isinstance(self.lr, Mapping):
-            return self.lr
-        for pattern, rate in self.lr.items():
-            if fnmatchcase(name, pattern):
-                return rate
-        raise ValueError(f"lr has no rate for {name!r}: its patterns are {', '.join(self.lr)}; add one, or '*'")
+    @cached_property
+    def _rates(self) -> Rates:
+        return Rates(self.lr, self.learn, self.outer_lr)
 
     def learned(self, params: Mapping[str, Tensor], steps: int) -> Params:
         """Logarithms of the learned rates: shape ``()``, ``(steps,)`` or the parameter's."""
-        if self.learn == "rate":
-            like = next(iter(params.values()))
-            return {"log_lr": like.new_full((), math.log(self._rate("")))}
-        rates = {name: self._rate(name) for name in params}
-        if self.learn is None:
-            return {}
-        return {
-            f"log_lr.{name}": p.new_full(self._rate_shape(p, steps), math.log(rates[name]))
-            for name, p in params.items()
-        }
-
-    def _rate_shape(self, param: Tensor, steps: int) -> tuple[int, ...]:
-        if self.learn == "layer_step":
-            return (steps,)
-        return tuple(param.shape) if self.learn == "parameter" else ()
+        return self._rates.learned(params, steps)
 
     def init(self, params: Mapping[str, Tensor]) -> None:
         """SGD has no state."""
@@ -112,13 +74,8 @@ class SGD:
         step: int,
     ) -> tuple[Params, None]:
         """One step along ``-grads``."""
-        return {n: p - self.rate(n, learned, step) * grads[n] for n, p in params.items()}, None
+        return self._rates.moved(params, grads, learned, step), None
 
     def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
         """The rate of a parameter at an inner step."""
-        if not learned:
-            return self._rate(name)
-        log_lr = learned["log_lr" if self.learn == "rate" else f"log_lr.{name}"]
-        if self.learn == "layer_step":
-            log_lr = log_lr[min(step, len(log_lr) - 1)]
-        return torch.exp(log_lr)
+        return self._rates.rate(name, learned, step)
