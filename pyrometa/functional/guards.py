@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class GuideDraws:
         """Read them off a trace of the guide."""
         score_function, once = {}, {}
         for name, site in _latents(trace).items():
-            if not site["fn"].has_rsample and not site["infer"].get("enumerate"):
+            if not site["fn"].has_rsample:
                 score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
             nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
             if nodes:
@@ -52,7 +52,7 @@ def check_second_order(program: Program, adapted: Iterable[str]) -> None:
     """
     ids = {id(program.leaves[name].tensor) for name in adapted}
     for site, leaves in program.guide_draws.score_function.items():
-        if leaves & ids and isinstance(program.elbo, Trace_ELBO):
+        if leaves & ids and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
             raise UnsupportedProgramError(
                 f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
                 "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "

@@ -4,23 +4,24 @@ A program's draws are recorded once for each shape of data, as a tape. From then
 meta-step is drawn ahead from the tape and handed to the program draw by draw, so a task's numbers do not
 depend on how or in which order the tasks are run.
 
-Draws that are built on normals and uniforms can be made ahead. Others (Gamma, Categorical, ...) stay with
-the global generator, as does a program whose draws depart from its tape.
+Draws that are built on normals and uniforms can be made ahead, among them choices (Bernoulli, Categorical) and
+the order of a subsampled plate. Others (Gamma, Poisson, ...) stay with the global generator, as does a program
+whose draws depart from its tape.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Kind = Literal["normal", "uniform"]
+from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, RANDOM, Kind
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class _NoiseMode(TorchFunctionMode, ABC):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _RANDOM:
+        if func not in RANDOM:
             return func(*args, **kwargs)
-        in_place, out_of_place = _IN_PLACE.get(func), _OUT_OF_PLACE.get(func)
+        in_place, out_of_place = IN_PLACE.get(func), OUT_OF_PLACE.get(func)
         if in_place is not None and kwargs.get("generator") is None:
             kind, transform = in_place
             target = args[0]
@@ -119,137 +120,18 @@ class BatchedNoise(ReplayNoise):
         target.fill_(math.nan)
         return value
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = BATCHED.get(func)
+        if answer is not None:
+            return answer(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
     def fresh(self, draw: Draw) -> Tensor:
         """A draw for each task."""
         make = torch.randn if draw.kind == "normal" else torch.rand
         return make(draw.shape, dtype=draw.dtype, device=draw.device)
 
 
-def draw_noise(tapes: Sequence[Tape], steps: int) -> list[tuple[Tensor, ...]]:
-    """Draw the noise of a batch of tasks at once.
-
-    Args:
-        tapes: one tape a task.
-        steps: evaluations of the loss that each task makes.
-
-    Returns:
-        For each task, one tensor a draw of shape ``(steps, *draw.shape)``. Tasks of different sizes
-        read the leading block of a common draw.
-    """
-    noise: list[tuple[Tensor, ...]] = [()] * len(tapes)
-    for members in _alike(tapes).values():
-        columns = zip(*(tapes[i] for i in members), strict=True)
-        blocks = [_largest(column).sample(len(members), steps) for column in columns]
-        for row, i in enumerate(members):
-            noise[i] = tuple(_leading(block[row], draw) for block, draw in zip(blocks, tapes[i], strict=True))
-    return noise
-
-
-def _leading(block: Tensor, draw: Draw) -> Tensor:
-    """The part of one task's noise, shape ``(steps, *largest)``, that a draw reads."""
-    for dim, size in enumerate(draw.shape, start=1):
-        block = block.narrow(dim, 0, size)
-    return block
-
-
-def _alike(tapes: Sequence[Tape]) -> Mapping[Any, list[int]]:
-    """Indices of the tapes that differ at most in the sizes of their draws."""
-    groups: dict[Any, list[int]] = {}
-    for i, tape in enumerate(tapes):
-        key = tuple((d.kind, len(d.shape), d.dtype, d.device) for d in tape)
-        groups.setdefault(key, []).append(i)
-    return groups
-
-
-def _largest(draws: Sequence[Draw]) -> Draw:
-    shape = tuple(max(sizes) for sizes in zip(*(d.shape for d in draws), strict=True))
-    return Draw(draws[0].kind, shape, draws[0].dtype, draws[0].device)
-
-
 def _without_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments for a transform: no generator, and ``from`` is a Python keyword."""
     return {("low" if k == "from" else k): v for k, v in kwargs.items() if k != "generator"}
-
-
-def _normal(z: Tensor, mean: Any = 0.0, std: Any = 1.0) -> Tensor:
-    return z * std + mean
-
-
-def _log_normal(z: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
-    return (z * std + mean).exp()
-
-
-def _uniform(u: Tensor, low: float = 0.0, to: float = 1.0) -> Tensor:
-    return low + (to - low) * u
-
-
-def _exponential(u: Tensor, lambd: float = 1.0) -> Tensor:
-    return -torch.log1p(-u.clamp(min=torch.finfo(u.dtype).tiny)) / lambd
-
-
-def _cauchy(u: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
-    return median + sigma * torch.tan(math.pi * (u - 0.5))
-
-
-def _geometric(u: Tensor, p: Any) -> Tensor:
-    return torch.ceil(torch.log1p(-u) / torch.log1p(-torch.as_tensor(p, dtype=u.dtype))).clamp(min=1.0)
-
-
-def _bernoulli_in_place(u: Tensor, p: Any = 0.5) -> Tensor:
-    return (u < p).to(u.dtype)
-
-
-_IN_PLACE: dict[Any, tuple[Kind, Callable[..., Tensor]]] = {
-    torch.Tensor.normal_: ("normal", _normal),
-    torch.Tensor.log_normal_: ("normal", _log_normal),
-    torch.Tensor.uniform_: ("uniform", _uniform),
-    torch.Tensor.exponential_: ("uniform", _exponential),
-    torch.Tensor.cauchy_: ("uniform", _cauchy),
-    torch.Tensor.geometric_: ("uniform", _geometric),
-    torch.Tensor.bernoulli_: ("uniform", _bernoulli_in_place),
-}
-
-_Made = tuple[Sequence[int], torch.dtype, torch.device]
-
-
-def _made_by_size(*size: Any, dtype: torch.dtype | None = None, device: Any = None, **options: Any) -> _Made:
-    sizes = options.get("size", size[0] if len(size) == 1 and isinstance(size[0], Sequence) else size)
-    return sizes, dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())
-
-
-def _made_like(
-    input: Tensor, _p: Any = None, *, dtype: torch.dtype | None = None, device: Any = None, **_: Any
-) -> _Made:
-    return input.shape, dtype or input.dtype, torch.device(device or input.device)
-
-
-def _made_by_moments(mean: Any, std: Any = 1.0, size: Any = None, **options: Any) -> _Made:
-    given = [x for x in (mean, std) if isinstance(x, Tensor)]
-    if size is not None or not given:
-        return _made_by_size(*(() if size is None else (size,)), **options)
-    shape = torch.broadcast_shapes(*(x.shape for x in given))
-    return shape, given[0].dtype, given[0].device
-
-
-def _as_drawn(noise: Tensor, *_: Any, **__: Any) -> Tensor:
-    return noise.clone()
-
-
-def _by_moments(z: Tensor, mean: Any, std: Any = 1.0, *_: Any, **__: Any) -> Tensor:
-    return z * std + mean
-
-
-def _bernoulli(u: Tensor, input: Tensor, p: Any = None, **_: Any) -> Tensor:
-    return (u < (input if p is None else p)).to(input.dtype)
-
-
-_OUT_OF_PLACE: dict[Any, tuple[Kind, Callable[..., _Made], Callable[..., Tensor]]] = {
-    torch.randn: ("normal", _made_by_size, _as_drawn),
-    torch.rand: ("uniform", _made_by_size, _as_drawn),
-    torch.randn_like: ("normal", _made_like, _as_drawn),
-    torch.rand_like: ("uniform", _made_like, _as_drawn),
-    torch.normal: ("normal", _made_by_moments, _by_moments),
-    torch.bernoulli: ("uniform", _made_like, _bernoulli),
-}
-
-_RANDOM = _IN_PLACE.keys() | _OUT_OF_PLACE.keys()

@@ -1,0 +1,57 @@
+"""Traces of the particles of an ELBO, and the terms that are read off them."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pyro import poutine
+from pyro.distributions.score_parts import ScoreParts
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.elbo import ELBO
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+
+def traces(
+    elbo: ELBO,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Iterator[tuple[Trace, Trace]]:
+    """Model and guide traces, a pair a particle; one pair for all particles where the ELBO vectorises them."""
+    if elbo.vectorize_particles:
+        if elbo.max_plate_nesting == float("inf"):
+            elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+        model, guide = elbo._vectorized_num_particles(model), elbo._vectorized_num_particles(guide)
+    for _ in range(1 if elbo.vectorize_particles else elbo.num_particles):
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        yield prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def average(elbo: ELBO, totals: Iterator[Tensor]) -> Tensor:
+    """The mean over particles of sums over particles."""
+    total = functools.reduce(operator.add, totals)
+    return total / elbo.num_particles if elbo.num_particles > 1 else total
+
+
+def samples(trace: Trace) -> Iterator[Any]:
+    """The sample sites of a trace."""
+    return (site for site in trace.nodes.values() if site["type"] == "sample")
+
+
+def log_prob(site: Any) -> Tensor:
+    """A site's log probability, scaled and masked, of the site's batch shape."""
+    value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(value, scale=site["scale"], mask=site["mask"])
+
+
+def score_parts(site: Any) -> ScoreParts:
+    """A guide site's log probability and the parts of it that gradients pass, each of the site's batch shape."""
+    parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+    return parts.scale_and_mask(site["scale"], site["mask"])
