@@ -15,10 +15,10 @@ from pyrometa.errors import NotInitialisedError
 from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, select
 from pyrometa.functional.program import Objective, Reduction
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
-from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite
+from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite, loss_and_grads
 from pyrometa.outer.optimiser import check_optim
-from pyrometa.tasks.batch import Argument, check_pairs, check_ranks, one_task, ranks, split_tasks
-from pyrometa.types import Data, Params, TaskData
+from pyrometa.tasks.batch import Argument, Tasks, check_pairs, check_ranks, one_task, ranks, read_tasks, side_by_side
+from pyrometa.types import Data, Params, TaskBatch
 
 
 class MetaSVI:
@@ -37,7 +37,8 @@ class MetaSVI:
 
     Args:
         model: any Pyro model.
-        guide: any Pyro guide, or ``learn2learn.algorithms.MAML(guide, lr)``.
+        guide: any Pyro guide, or one in learn2learn's ``MAML``, ``MetaSGD``, ``GBML`` or ``LearnableOptimizer``, whose
+            rule is then the inner rule, its rates and transforms learned in place.
         optim: a ``pyro.optim.PyroOptim``, of which only the constructor and the arguments are read, or a function
             of torch parameter groups to a torch optimiser.
         loss: any Pyro ELBO with a differentiable loss, or a function of ``(model, guide, *args, **kwargs)`` to a
@@ -94,7 +95,8 @@ class MetaSVI:
     ) -> None:
         from pyrometa.interop.learn2learn import unwrapped
 
-        guide, inner, meta_gradient = unwrapped(guide, inner, meta_gradient)
+        self._unwrapped = unwrapped(guide, inner, meta_gradient)
+        guide, inner, meta_gradient = self._unwrapped.guide, self._unwrapped.inner, self._unwrapped.meta_gradient
         check_optim(optim)
         self.model, self.guide = model, guide
         self.inner: InnerRule = SGD() if inner is None else inner
@@ -124,7 +126,7 @@ class MetaSVI:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: bad data, a guide that misses a site, an ``adapt`` that matches nothing.
         """
-        self._initialise(split_tasks("support", support, kwargs)[0])
+        self._initialise(read_tasks("support", support, kwargs)[0])
 
     def _initialise(self, data: Data) -> None:
         if self._optimiser is not None:
@@ -138,11 +140,14 @@ class MetaSVI:
                 f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
             )
         guards.check_reach(program, data, adapted)
+        self._unwrapped.check_used(program, data, adapted)
         self._leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
         self._adapted, self._ranks = adapted, ranks(data)
         start = {name: self._leaves[name] for name in adapted}
         learned = self.inner.learned(start, self.steps) if self.steps else {}
-        self._learned = {f"inner.{name}": value.detach().requires_grad_() for name, value in learned.items()}
+        if self.steps:
+            self.meta_gradient.check(self.inner, learned, self.steps)
+        self._learned = {f"inner.{name}": _leaf(value) for name, value in learned.items()}
         self._optimiser = OuterOptimiser(self._optim, self._leaves, self._learned, self.inner.outer_lr)
 
     def step(
@@ -178,10 +183,12 @@ class MetaSVI:
             The loss, shape ``()``, and for each name of :meth:`named_parameters` a gradient of its shape.
         """
         tasks = self._tasks(support, query, kwargs, self.steps)
-        if self.steps and self.meta_gradient.order is Order.SECOND:
-            guards.check_second_order(self._program, self._adapted)
-        leaves = dict(self.named_parameters())
-        losses, grads = self.meta_gradient.loss_and_grads(self.engine, self._problem(self.steps), tasks, leaves)
+        problem = self._problem(self.steps)
+        if self.steps:
+            self.meta_gradient.check(self.inner, problem.learned, self.steps)
+            if self.meta_gradient.order is Order.SECOND:
+                guards.check_second_order(self._program, self._adapted)
+        losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads
 
@@ -217,10 +224,7 @@ class MetaSVI:
         """
         at = range(self.steps + 1) if steps is None else step_counts(steps)
         tasks = self._tasks(support, query, kwargs, max(at))
-        losses: dict[int, Tensor] = {}
-        for positions, chunk in self.engine.scores(self._problem(max(at)), tasks, at, Order.NONE):
-            losses.update(zip(positions, chunk.unbind(1), strict=True))
-        return torch.stack([losses[i] for i in range(len(tasks))], dim=1)
+        return self.engine.scores(self._problem(max(at)), tasks, at)
 
     def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
         """Fit one task.
@@ -233,21 +237,21 @@ class MetaSVI:
         Returns:
             An ordinary guide on the task's adapted parameters, with ``guide.model`` to go with it.
         """
-        return self._adapt_tasks([one_task("support", support, kwargs)], steps)[0]
+        return self._adapt_tasks(Tasks(1, None, [one_task("support", support, kwargs)]), steps)[0]
 
     def adapt_many(
         self, supports: Argument, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> list[AdaptedGuide]:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
-        return self._adapt_tasks(split_tasks("supports", supports, kwargs), steps)
+        return self._adapt_tasks(read_tasks("supports", supports, kwargs), steps)
 
     @torch.enable_grad()
-    def _adapt_tasks(self, supports: list[Data], steps: int | None) -> list[AdaptedGuide]:
+    def _adapt_tasks(self, supports: Tasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
-        self._check_support(supports)
+        self._check_support(supports[0])
         tasks = self._with_noise(supports, supports, steps)
         fast = self.engine.adapted(self._problem(steps), tasks)
-        return [AdaptedGuide(self._program, values) for values in fast]
+        return [AdaptedGuide(self._program, values, data) for values, data in zip(fast, supports, strict=True)]
 
     def plan(
         self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
@@ -312,30 +316,41 @@ class MetaSVI:
         return self._optimiser
 
     def _problem(self, steps: int) -> Problem:
-        adapted = {name: self._leaves[name] for name in self._adapted if self._leaves[name].requires_grad}
+        leaves = {name: leaf for name, leaf in self._leaves.items() if leaf.requires_grad}
+        adapted = tuple(name for name in self._adapted if name in leaves)
         learned = {name.removeprefix("inner."): value for name, value in self._learned.items()}
-        return Problem(self._program, self.inner, adapted, learned, steps)
+        return Problem(self._program, self.inner, adapted, leaves, learned, steps)
 
     def _tasks(
         self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None, steps: int
-    ) -> list[TaskData]:
-        supports = split_tasks("support", support, kwargs)
-        queries = supports if query is None else split_tasks("query", query, kwargs)
+    ) -> list[TaskBatch]:
+        supports = read_tasks("support", support, kwargs)
+        queries = supports if query is None else read_tasks("query", query, kwargs)
         check_pairs(supports, queries)
-        self._check_support(supports)
+        self._check_support(supports[0])
         guards.check_rows(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
 
-    def _check_support(self, supports: list[Data]) -> None:
+    def _check_support(self, support: Data) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("adaptation takes gradients, at meta-test as well: leave torch.inference_mode()")
-        self._initialise(supports[0])
-        check_ranks("support", supports[0], self._ranks, "the first meta-batch")
+        self._initialise(support)
+        check_ranks("support", support, self._ranks, "the first meta-batch")
 
-    def _with_noise(self, supports: list[Data], queries: list[Data], steps: int) -> list[TaskData]:
+    def _with_noise(self, supports: Tasks, queries: Tasks, steps: int) -> list[TaskBatch]:
         """The tasks with the noise of all their evaluations, drawn here and now and nowhere else."""
         tape = self._program.tape
-        support_noise = draw_noise([tape(data) for data in supports], steps)
-        query_noise = draw_noise([tape(data, score=True) for data in queries], 1)
-        pairs = zip(supports, queries, support_noise, query_noise, strict=True)
-        return [TaskData(i, s, q, ahead, tuple(d[0] for d in last)) for i, (s, q, ahead, last) in enumerate(pairs)]
+        groups = list(side_by_side(supports, queries))
+        positions = [index for index, _, _ in groups]
+        times = steps if self.meta_gradient.one_noise else 1
+        support_noise = draw_noise([tape(support[0]) for _, support, _ in groups], positions, steps // max(times, 1))
+        query_noise = draw_noise([tape(query[0], support[0]) for _, support, query in groups], positions, 1)
+        return [
+            TaskBatch(*group, ahead * times, last)
+            for group, ahead, (last,) in zip(groups, support_noise, query_noise, strict=True)
+        ]
+
+
+def _leaf(value: Tensor) -> Tensor:
+    """What a rule learns, in place where it is the user's own."""
+    return value if value.requires_grad else value.detach().requires_grad_()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -16,16 +16,36 @@ StepNoise: TypeAlias = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
+class Rows:
+    """How many rows of padded data count.
+
+    Attributes:
+        count: shape ``()``, or ``(tasks,)`` with a leading task dimension.
+        plates: names of the plates whose size is the number of rows.
+    """
+
+    count: Tensor
+    plates: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Data:
     """What one call of the model and the guide takes.
 
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
+        rows: which rows count; None for all.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    rows: Rows | None = None
+
+    def __getitem__(self, tasks: int | slice) -> Data:
+        """One task, or some, of data whose tensors have a leading task dimension."""
+        args = tuple(arg[tasks] if isinstance(arg, Tensor) else arg for arg in self.args)
+        return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
 
 @dataclass(frozen=True)
@@ -36,12 +56,58 @@ class TaskData:
         index: position in the meta-batch.
         support: what the inner loop adapts to.
         query: what the adapted parameters are scored on.
-        support_noise: one tensor a draw, shape ``(steps, *draw)``.
-        query_noise: one tensor a draw, shape ``draw``.
+        support_noise: for each inner step, one tensor a draw.
+        query_noise: one tensor a draw.
     """
 
     index: int
     support: Data
     query: Data
-    support_noise: tuple[Tensor, ...]
-    query_noise: tuple[Tensor, ...]
+    support_noise: tuple[StepNoise, ...]
+    query_noise: StepNoise
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Tasks of one shape, side by side: every tensor of :class:`TaskData` with a leading task dimension.
+
+    Attributes:
+        index: positions in the meta-batch.
+        support: what the inner loop adapts to.
+        query: what the adapted parameters are scored on.
+        support_noise: for each inner step, one tensor a draw, shape ``(tasks, *draw)``.
+        query_noise: one tensor a draw, shape ``(tasks, *draw)``.
+        unpadded: the tasks themselves, where they are padded to one shape.
+    """
+
+    index: tuple[int, ...]
+    support: Data
+    query: Data
+    support_noise: tuple[StepNoise, ...]
+    query_noise: StepNoise
+    unpadded: tuple[TaskData, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, tasks: slice) -> TaskBatch:
+        """Some of the tasks."""
+        *ahead, last = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
+        parts = (self.index[tasks], self.support[tasks], self.query[tasks])
+        return TaskBatch(*parts, tuple(ahead), last, self.unpadded[tasks])
+
+    def chunks(self, size: int | None) -> Iterator[TaskBatch]:
+        """At most ``size`` tasks at a time; None for all at once."""
+        if size is None or size >= len(self):
+            yield self
+        else:
+            yield from (self[start : start + size] for start in range(0, len(self), size))
+
+    def tasks(self) -> Iterator[TaskData]:
+        """One by one."""
+        if self.unpadded:
+            yield from self.unpadded
+            return
+        for row, index in enumerate(self.index):
+            *ahead, last = (tuple(draw[row] for draw in draws) for draws in (*self.support_noise, self.query_noise))
+            yield TaskData(index, self.support[row], self.query[row], tuple(ahead), last)

@@ -25,9 +25,12 @@ TABLE = {
     "outer": (BASE | {"engine", "inner"}, set()),
     "tasks": (BASE, set()),
     "metasvi": (METASVI, {"interop"}),
+    "algorithms": (METASVI | {"metasvi"}, set()),
     "models": (set(), set()),
     "guides": (set(), set()),
+    "guides.rows": ({"inner"}, set()),
     "guides.semi_amortised": ({"inner", "functional"}, set()),
+    "scores": (set(), set()),
     "diagnostics": (BASE | {"functional"}, set()),
     "checkpoint": (METASVI | {"metasvi"}, set()),
     "distributed": (METASVI | {"metasvi"}, set()),
@@ -37,13 +40,13 @@ TABLE = {
     "demo": (EVERY, set()),
     "cli": (EVERY, set()),
     "": (
-        METASVI | {"metasvi", "train", "checkpoint", "distributed", "models", "guides", "diagnostics"},
+        METASVI | {"metasvi", "algorithms", "train", "checkpoint", "distributed", "models", "guides", "diagnostics"},
         {"interop"},
     ),
 }
 WITHOUT_PYRO = {"types", "errors", "inner", "engine"}  # functional/ is what binds Pyro for them
 
-HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn")
+HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko")
 ENTRIES = {"cli", "plots", "interop"}  # may need an extra when imported
 
 

@@ -1,6 +1,6 @@
-"""How many tasks are run: the loop, one task at a time."""
+"""How many tasks are run."""
 
 from pyrometa.engine.engine import Engine
-from pyrometa.engine.problem import Problem
+from pyrometa.engine.problem import Problem, Run, Work
 
-__all__ = ["Engine", "Problem"]
+__all__ = ["Engine", "Problem", "Run", "Work"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pyrometa.engine.linear import BatchMode, Factors, Product, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import Order
-from pyrometa.types import Data, Params, TaskData
+from pyrometa.inner import SGD, Order
+from pyrometa.types import Data, Params, TaskBatch
+
+_TENSOR = object()
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,14 @@ class Point:
     """Fast weights of all tasks, with a leading task dimension.
 
     Attributes:
-        dense: one tensor a task.
+        dense: parameters of one kind end to end, ``(tasks, size)`` for each kind of the plan.
         factors: low-rank updates of the weights of linear layers, ``(A, H)`` of shapes ``(tasks, rank, out)`` and
             ``(tasks, rank, in)``, a pair for each set of rows.
         products: products of the support set with the leaves, which no step changes.
         state: the rule's state.
     """
 
-    dense: Params
+    dense: tuple[Tensor, ...]
     factors: Mapping[str, tuple[Factors, ...]]
     products: Mapping[Product, Tensor]
     state: Any
@@ -48,25 +51,23 @@ class BatchPath:
     """Tasks of one shape, each on its own fast weights, evaluated together by ``vmap``."""
 
     problem: Problem
-    batch: Sequence[TaskData]
+    batch: TaskBatch
     order: Order
     plan: Plan
+    last: int | None = None
+    checked: bool = True
     tasks: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tasks = [task.index for task in self.batch]
-        self._support = _stacked([task.support for task in self.batch])
-        self._query = _stacked([task.query for task in self.batch])
-        self._support_noise = _columns([task.support_noise for task in self.batch])
-        self._query_noise = _columns([task.query_noise for task in self.batch])
-        self._weights = {name: cut(self.problem.adapted[name], self.order) for name in self.plan.low_rank}
+        self.tasks = self.batch.index
+        self._weights = {name: cut(self.problem.leaves[name], self.order) for name in self.plan.low_rank}
         self._placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in self._weights.items()}
 
     def start(self) -> Point:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
-        dense = {n: p.expand(len(self.batch), *p.shape) for n, p in start.items() if n not in self._weights}
-        return Point(dense, {}, {}, self.problem.rule.init(dense))
+        dense = tuple(kind.packed(start).expand(len(self.batch), -1) for kind in self.plan.dense)
+        return Point(dense, {}, {}, self._rule_state(dense))
 
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:
         """Support losses; the dense fast weights and the linear layers' probes; the layers' inputs."""
@@ -75,39 +76,62 @@ class BatchPath:
             next(iter(self._weights.values())).new_zeros(len(self.batch), *call.shape).requires_grad_()
             for call in calls
         ]
-        noise = [draw[:, step] for draw in self._support_noise]
-        losses, inputs, products = self._evaluate(point, self._support, noise, probes, point.products, score=False)
-        named = {f"{call.name} (call {i})": probe for i, (call, probe) in enumerate(zip(calls, probes, strict=True))}
-        return losses, {**named, **point.dense}, Seen(inputs, products)
+        noise = self.batch.support_noise[step]
+        losses, inputs, products = self._evaluate(point, self.batch.support, noise, probes, point.products)
+        variables = {
+            f"{call.name} (call {i})": probe for i, (call, probe) in enumerate(zip(calls, probes, strict=True))
+        }
+        variables.update((", ".join(kind.names), flat) for kind, flat in zip(self.plan.dense, point.dense, strict=True))
+        return losses, variables, Seen(inputs, products)
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: Order) -> Point:
         """One step of the rule on the dense weights, and one more set of factors for the others."""
-        deltas = list(grads.values())[: len(seen.inputs)]
-        dense_grads = dict(list(grads.items())[len(seen.inputs) :])
-        dense, state = self.problem.rule.update(point.dense, dense_grads, point.state, self.problem.learned, step)
+        found = list(grads.values())
+        deltas, dense_grads = found[: len(seen.inputs)], found[len(seen.inputs) :]
+        dense, state = self._moved(point, dense_grads, step)
         factors = dict(point.factors)
         for call, delta, x in zip(self.plan.support_calls, deltas, seen.inputs, strict=True):
-            rate = self.plan.rate(self.problem, call.name, step)
-            if self.order is not Order.SECOND:
+            if order is not Order.SECOND:
                 x = x.detach()
-            a, h = (-rate * delta).flatten(1, -2), x.flatten(1, -2)
-            if self.order is Order.NONE:
+            a, h = (-self.plan.rate(self.problem, call.name, step) * delta).flatten(1, -2), x.flatten(1, -2)
+            if order is Order.NONE:
                 a = a.detach()
             factors[call.name] = _added(factors.get(call.name, ()), a, h)
-        return Point({n: cut(v, self.order) for n, v in dense.items()}, factors, seen.products, state)
+        return Point(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
+
+    def _moved(self, point: Point, grads: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
+        if isinstance(self.problem.rule, SGD):
+            rates = (self.plan.rates(self.problem, kind, step) for kind in self.plan.dense)
+            return [p - rate * g for p, rate, g in zip(point.dense, rates, grads, strict=True)], None
+        update = self.problem.rule.update
+
+        def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
+            return update(params, grads, state, self.problem.learned, step)
+
+        fast, state = _over_tasks(one, self._by_name(point.dense), self._by_name(grads), point.state)
+        return [kind.packed(fast) for kind in self.plan.dense], state
+
+    def _rule_state(self, dense: Sequence[Tensor]) -> Any:
+        return _over_tasks(self.problem.rule.init, self._by_name(dense)) if dense else None
+
+    def _by_name(self, dense: Sequence[Tensor]) -> Params:
+        found: Params = {}
+        for kind, flat in zip(self.plan.dense, dense, strict=True):
+            found.update(kind.unpacked(flat))
+        return found
 
     def score(self, point: Point) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
         with torch.set_grad_enabled(self.order is not Order.NONE):
-            return self._evaluate(point, self._query, self._query_noise, None, {}, score=True)[0]
+            return self._evaluate(point, self.batch.query, self.batch.query_noise, None, {}, self.batch.support)[0]
 
-    def fast_weights(self, point: Point) -> list[Params]:
-        """The fast weights of each task, factors multiplied out."""
-        fast = dict(point.dense)
+    def fast_weights(self, point: Point) -> Params:
+        """The fast weights, each of shape ``(tasks, *parameter)``, factors multiplied out."""
+        fast = self._by_name(point.dense)
         for name, weight in self._weights.items():
             update = sum(a.mT @ h for a, h in point.factors.get(name, ()))
             fast[name] = (weight + update).expand(len(self.batch), *weight.shape)
-        return [{n: fast[n][i] for n in self.problem.adapted} for i in range(len(self.batch))]
+        return {name: fast[name] for name in self.problem.adapted}
 
     def _evaluate(
         self,
@@ -116,33 +140,61 @@ class BatchPath:
         noise: Sequence[Tensor],
         probes: Sequence[Tensor] | None,
         products: Mapping[Product, Tensor],
-        *,
-        score: bool,
+        support: Data | None = None,
     ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
         factors = {
             name: (torch.cat([a for a, _ in pairs], 1), torch.cat([h for _, h in pairs], 1))
             for name, pairs in point.factors.items()
         }
-        batched = [i for i, arg in enumerate(data.args) if isinstance(arg, Tensor)]
-        args = [data.args[i] for i in batched]
+        constrained: Params = {}
+        for kind, flat in zip(self.plan.dense, point.dense, strict=True):
+            constrained.update(kind.constrained(flat))
 
         def one(
-            dense: Params, factors: Any, probes: Any, noise: Any, args: Any, products: Any
+            dense: Params, constrained: Params, factors: Any, probes: Any, noise: Any, sets: Any, products: Any
         ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
-            fast = {**self._placeholders, **dense}
-            ids = {id(value) for value in fast.values()}
-            mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, args, products)
-            full = list(data.args)
-            for i, arg in zip(batched, args, strict=True):
-                full[i] = arg
-            loss = self.problem.program.batched(fast, Data(tuple(full), data.kwargs), mode, score=score)
-            if not score and tuple(mode.calls) != self.plan.support_calls:
+            fast = {**self.problem.leaves, **self._placeholders, **dense}
+            ids = {id(value) for value in (*self._placeholders.values(), *dense.values())}
+            given = iter(sets)
+            one_data = _one_task(data, given)
+            arguments = [arg for arg in one_data.args if isinstance(arg, Tensor)]
+            mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, arguments, products)
+            one_support = support and _one_task(support, given)
+            loss = self.problem.program.batched(fast, one_data, mode, constrained, one_support)
+            if support is None and tuple(mode.calls) != self.plan.support_calls:
                 raise StalePlanError(f"{len(mode.calls)} calls of linear layers differ from the plan's")
             return loss, mode.inputs, mode.products
 
-        given = (point.dense, factors, probes, list(noise), args, dict(products))
+        sets = [*_tensors(data), *(_tensors(support) if support else ())]
+        given = (self._by_name(point.dense), constrained, factors, probes, list(noise), sets, dict(products))
         in_dims = tuple(0 if part else None for part in given)
         return vmap(one, in_dims, randomness="different")(*given)
+
+
+def _tensors(data: Data) -> list[Tensor]:
+    """All tensors with a leading task dimension."""
+    return [*(arg for arg in data.args if isinstance(arg, Tensor)), *([data.rows.count] if data.rows else [])]
+
+
+def _one_task(data: Data, tensors: Iterator[Tensor]) -> Data:
+    """The same data of one task, given its tensors."""
+    args = tuple(next(tensors) if isinstance(arg, Tensor) else arg for arg in data.args)
+    return Data(args, data.kwargs, data.rows and replace(data.rows, count=next(tensors)))
+
+
+def _over_tasks(function: Callable[..., Any], *given: Any) -> Any:
+    """A function of one task's tensors, on all tasks; what else it takes and returns is the same for all."""
+    structure: list[Any] = []
+
+    def tensors(*one: Any) -> list[Tensor]:
+        found, spec = tree_flatten(function(*one))
+        structure[:] = [[_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in found], spec]
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, given)
+    batched = iter(vmap(tensors, dims)(*given))
+    others, spec = structure
+    return tree_unflatten([next(batched) if leaf is _TENSOR else leaf for leaf in others], spec)
 
 
 def _added(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:
@@ -160,13 +212,3 @@ def _same_memory(left: Tensor, right: Tensor) -> bool:
         and left.shape == right.shape
         and left.stride() == right.stride()
     )
-
-
-def _stacked(tasks: Sequence[Data]) -> Data:
-    columns = zip(*(task.args for task in tasks), strict=True)
-    args = tuple(torch.stack(column) if isinstance(column[0], Tensor) else column[0] for column in columns)
-    return Data(args, tasks[0].kwargs)
-
-
-def _columns(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(column) for column in zip(*rows, strict=True)]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.padding import NotPaddableError, padded
 from pyrometa.engine.plan import Plan, make_plan
-from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.engine.problem import Problem, TaskPath, Work
+from pyrometa.engine.record import Recording
+from pyrometa.engine.recorder import Recorder
+from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import trial
+from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
 from pyrometa.functional import Program
-from pyrometa.inner import Order, adapt
-from pyrometa.types import Params, TaskData
-
-Result = TypeVar("Result")
+from pyrometa.inner import Order, all_finite
+from pyrometa.types import Params, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Engine:
         low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
             exact, False nowhere.
         chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
+        record: True writes the tensor operations of a meta-step down on first sight of a shape, which takes seconds,
+            and replays them from then on without Python; it is for small programs, where Python is what takes the time.
+            A recording is replayed only while the program is what it was: its parameters, data and noise may
+            change, but a change of a module's mode or attribute, of a closure or a global makes a new one. ``"auto"``
+            records what has run unchanged for a while, and where it can.
+        compile: record, and compile the recording by inductor, which takes minutes and a C++ compiler.
 
     Raises:
         ValueError: an option out of range.
@@ -52,120 +62,156 @@ class Engine:
     vectorize: bool | Literal["auto"] = "auto"
     low_rank: bool | Literal["auto"] = "auto"
     chunk_size: int | None = None
+    record: bool | Literal["auto"] = False
+    compile: bool = False
     _plans: WeakKeyDictionary[Program, dict[Any, Plan | None]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    _unpaddable: WeakKeyDictionary[Program, str] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    _recorders: WeakKeyDictionary[Program, Recorder] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
-        for name, value in (("vectorize", self.vectorize), ("low_rank", self.low_rank)):
+        for name, value in (("vectorize", self.vectorize), ("low_rank", self.low_rank), ("record", self.record)):
             if value not in (True, False, "auto"):
                 raise ValueError(f"{name} must be True, False or 'auto', got {value!r}")
         if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
             raise ValueError(f"chunk_size must be a positive number of tasks or None, got {self.chunk_size!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, got {self.compile!r}")
+        if self._records and self.vectorize is False:
+            raise ValueError("tasks that are run one by one can't be recorded: drop vectorize=False, or record")
 
-    def scores(
-        self, problem: Problem, tasks: Sequence[TaskData], at: Collection[int], order: Order
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Query losses, some tasks at a time, so that a caller can differentiate and forget each chunk.
+    def run(self, problem: Problem, tasks: Sequence[TaskBatch], work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
+        """Do some work on every task, some tasks at a time, so that a caller can add up and forget.
 
         Args:
             problem: what to adapt, and how.
             tasks: the meta-batch.
-            at: inner steps after which to score.
-            order: how much of the inner loop the scores can be differentiated through.
+            work: what to do.
 
         Yields:
-            The positions of some tasks in ``tasks``, and their losses of shape ``(len(at), positions)``.
+            The positions of some tasks in the meta-batch, and what the work made of them.
         """
-        yield from self._run(problem, tasks, order, lambda run: _scored(run, at, order))
+        for group in self._batches(problem, tasks, work):
+            for batch in group.chunks(self.chunk_size):
+                plan = self._plan(problem, batch, work)
+                if plan is None:
+                    yield from _one_by_one(problem, batch, work)
+                else:
+                    yield from self._together(problem, batch, work, plan)
 
-    def adapted(self, problem: Problem, tasks: Sequence[TaskData]) -> list[Params]:
+    def _batches(self, problem: Problem, tasks: Sequence[TaskBatch], work: Work) -> Sequence[TaskBatch]:
+        """Tasks of different sizes padded to one shape, where that can be done; else size by size."""
+        if len(tasks) == 1 or self.vectorize is False or problem.program in self._unpaddable:
+            return tasks
+        try:
+            batches = padded(problem.program, tasks)
+            plans = [len(batch) == 1 or self._plan(problem, batch, work, warn=False) for batch in batches]
+            if not all(plans):
+                raise NotPaddableError("rows that do not count change the loss, or vmap refuses it")
+        except NotPaddableError as error:
+            self._unpaddable[problem.program] = str(error)
+            self._fall_back(f"tasks of different sizes can't be padded: {error}", "run size by size")
+            return tasks
+        return batches
+
+    def _fall_back(self, reason: str, instead: str) -> None:
+        if self.vectorize is True or self.record is True or self.compile:
+            raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}")
+        message = f"tasks are {instead}, which is slower: {reason}; Engine(vectorize=False) says it is meant"
+        warnings.warn(message, LoopWarning, stacklevel=2)
+
+    def _together(
+        self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan
+    ) -> Iterator[tuple[tuple[int, ...], Any]]:
+        """Do the work on tasks of one shape side by side, or one by one if the program is not what it was."""
+        recording = self._recording(problem, batch, work, plan)
+        if recording is not None:
+            result = recording.replay(problem, batch)
+            if all_finite(tree_leaves(result)):
+                yield batch.index, result
+                return
+        try:
+            yield batch.index, work(BatchPath(problem, batch, work.order, plan, work.last))
+        except NonFiniteError as error:
+            task = next(t for t in batch.tasks() if t.index == error.task)
+            work(TaskPath(problem, task, work.order, work.last))  # says more
+            raise
+        except Exception:
+            anew = self._plan(problem, batch, work, anew=True)
+            if anew is not None:
+                yield batch.index, work(BatchPath(problem, batch, work.order, anew, work.last))
+            else:
+                yield from _one_by_one(problem, batch, work)
+
+    def _recording(self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
+        if not self._records:
+            return None
+        recorders = self._recorders
+        if problem.program not in recorders:
+            recorders[problem.program] = Recorder(eager=self.record != "auto", compiled=self.compile)
+        return recorders[problem.program].recording(problem, batch, work, plan)
+
+    def recordings(self) -> list[str]:
+        """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
+        return [str(made) for recorder in self._recorders.values() for made in recorder.recordings.values()]
+
+    @property
+    def _records(self) -> bool:
+        return bool(self.record or self.compile)
+
+    def scores(self, problem: Problem, tasks: Sequence[TaskBatch], at: Collection[int]) -> Tensor:
+        """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps."""
+        losses: dict[int, Tensor] = {}
+        for index, some in self.run(problem, tasks, Scores(tuple(at))):
+            losses.update(zip(index, some.unbind(1), strict=True))
+        return torch.stack([losses[i] for i in range(len(losses))], dim=1)
+
+    def adapted(self, problem: Problem, tasks: Sequence[TaskBatch]) -> list[Params]:
         """Fast weights of each task after the last step, cut off from any graph."""
         found: dict[int, Params] = {}
-        for positions, fast in self._run(problem, tasks, Order.NONE, lambda run: _adapted(run, problem.steps)):
-            found.update(zip(positions, fast, strict=True))
-        return [found[i] for i in range(len(tasks))]
+        for index, fast in self.run(problem, tasks, FastWeights()):
+            for row, i in enumerate(index):
+                found[i] = {name: value[row] for name, value in fast.items()}
+        return [found[i] for i in range(len(found))]
 
-    def plan(self, problem: Problem, tasks: Sequence[TaskData]) -> dict[str, str]:
+    def plan(self, problem: Problem, tasks: Sequence[TaskBatch]) -> dict[str, str]:
         """How each adapted parameter is held, and why: one line a parameter."""
-        plan = self._plan(problem, tasks, Order.NONE)
+        plan = self._plan(problem, tasks[0], FastWeights())
         return plan.reasons if plan else dict.fromkeys(problem.adapted, "dense: tasks are run one by one")
 
-    def _run(
-        self, problem: Problem, tasks: Sequence[TaskData], order: Order, work: Callable[[Run], Result]
-    ) -> Iterator[tuple[list[int], Result]]:
-        """Do some work on each task: on those of one shape together where that can be done, else one by one."""
-        for positions in _alike(tasks, self.chunk_size):
-            group = [tasks[i] for i in positions]
-            plan = self._plan(problem, group, order)
-            if plan is not None:
-                try:
-                    result = work(BatchPath(problem, group, order, plan))
-                except NonFiniteError as error:
-                    work(TaskPath(problem, next(t for t in group if t.index == error.task), order))  # says more
-                    raise
-                except Exception:  # the program is not what it was when the plan was made
-                    plan = self._plan(problem, group, order, anew=True)
-                    if plan is not None:
-                        result = work(BatchPath(problem, group, order, plan))
-            if plan is not None:
-                yield positions, result
-            else:
-                yield from (([i], work(TaskPath(problem, tasks[i], order))) for i in positions)
-
-    def _plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, anew: bool = False) -> Plan | None:
+    def _plan(
+        self, problem: Problem, tasks: TaskBatch, work: Work, *, anew: bool = False, warn: bool = True
+    ) -> Plan | None:
         """The plan for tasks of this shape, or None where they are run one by one."""
-        if len(tasks) == 1 or self.vectorize is False:
+        if self.vectorize is False or (len(tasks) == 1 and not self._records):
             return None
         plans = self._plans.setdefault(problem.program, {})
-        key = (_shape(tasks[0]), tuple(problem.adapted), problem.steps, order)
+        key = (layout(tasks), problem.adapted, problem.steps, work.order)
         if anew or key not in plans:
-            plans[key] = self._make_plan(problem, tasks, order, warn=None not in plans.values())
+            plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
         return plans[key]
 
-    def _make_plan(self, problem: Problem, tasks: Sequence[TaskData], order: Order, *, warn: bool) -> Plan | None:
+    def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
         reason = problem.program.refuses_batches()
         if reason is None:
             forced = self.vectorize is True and self.low_rank is True
             for low_rank in (True,) if forced else (self.low_rank, False):
-                plan = make_plan(problem, tasks[0], len(tasks), low_rank)
+                plan = make_plan(problem, tasks, low_rank)
                 reason = trial(problem, tasks[:2], order, plan)
                 if reason is None:
                     return plan
                 if not plan.low_rank:
                     break
-        if self.vectorize is True:
-            raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}")
         if warn:
-            message = f"tasks are run one by one, which is slower: {reason}; Engine(vectorize=False) says it is meant"
-            warnings.warn(message, LoopWarning, stacklevel=2)
+            self._fall_back(str(reason), "run one by one")
         return None
 
 
-def _scored(run: Run, at: Collection[int], order: Order) -> Tensor:
-    points = enumerate(adapt(run, max(at), order))
-    scored = {step: run.score(point) for step, point in points if step in at}
-    return torch.stack([scored[step] for step in at])
-
-
-def _adapted(run: Run, steps: int) -> list[Params]:
-    for last in adapt(run, steps, Order.NONE):
-        point = last
-    return [{name: value.detach() for name, value in fast.items()} for fast in run.fast_weights(point)]
-
-
-def _alike(tasks: Sequence[TaskData], chunk_size: int | None) -> Iterator[list[int]]:
-    """Positions of tasks of one shape, at most ``chunk_size`` at a time."""
-    groups: dict[Any, list[int]] = {}
-    for position, task in enumerate(tasks):
-        groups.setdefault(_shape(task), []).append(position)
-    for positions in groups.values():
-        size = chunk_size or len(positions)
-        for start in range(0, len(positions), size):
-            yield positions[start : start + size]
-
-
-def _shape(task: TaskData) -> Any:
-    """All that has to agree for tasks to be stacked."""
-    values = (*task.support.args, *task.query.args, *task.support_noise, *task.query_noise)
-    return tuple((tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else id(v) for v in values)
+def _one_by_one(problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
+    for task in batch.tasks():
+        yield (task.index,), work(TaskPath(problem, task, work.order, work.last))

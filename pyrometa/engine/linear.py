@@ -125,6 +125,10 @@ class BatchMode(BatchedNoise):
             return F.softplus(x, threshold=40.0) - x * target
         return func(*args, **kwargs)
 
+    def _on_all_true(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Pyro's validation of values, which is off here; the trial against the loop has it on."""
+        return True
+
     def _on_requires_grad(self, func: Any, args: Any, kwargs: Any) -> Any:
         return id(args[0]) in self._fast or func(*args)
 
@@ -174,5 +178,6 @@ def _linear_arguments(
 _SPECIAL = {
     F.linear: BatchMode._on_linear,
     F.binary_cross_entropy_with_logits: BatchMode._on_cross_entropy,
+    torch._is_all_true: BatchMode._on_all_true,
     torch.Tensor.requires_grad.__get__: BatchMode._on_requires_grad,  # type: ignore[attr-defined]
 }

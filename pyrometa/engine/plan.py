@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pyrometa.engine.flat import Kind, kinds
 from pyrometa.engine.linear import BatchMode, Call, NotLinearError
 from pyrometa.engine.problem import Problem
 from pyrometa.inner import SGD
-from pyrometa.types import Data, Params, TaskData
+from pyrometa.types import Data, Params, TaskBatch
 
 _CACHE = 2 * 2**20  # bytes
 
@@ -24,38 +26,53 @@ class Plan:
         low_rank: weights of linear layers whose fast weights are held as factors.
         reasons: one line for each adapted parameter.
         support_calls: calls of low-rank layers in the support loss, in order.
+        dense: the other parameters, by kind.
     """
 
     low_rank: tuple[str, ...]
     reasons: dict[str, str]
     support_calls: tuple[Call, ...]
+    dense: tuple[Kind, ...]
 
     def rate(self, problem: Problem, name: str, step: int) -> float | Tensor:
         """The rule's rate of a low-rank weight at an inner step."""
-        rule = problem.rule
-        if not isinstance(rule, SGD):
-            raise TypeError(f"low-rank fast weights need SGD, got {type(rule).__name__}")
-        return rule.rate(name, problem.learned, step)
+        return _sgd(problem).rate(name, problem.learned, step)
+
+    def rates(self, problem: Problem, kind: Kind, step: int) -> float | Tensor:
+        """The rule's rates of parameters that are held end to end, shape ``()`` or ``(size,)``."""
+        rule = _sgd(problem)
+        if rule.learn == "rate" or not (rule.learn or isinstance(rule.lr, Mapping)):
+            return rule.rate(kind.names[0], problem.learned, step)
+        rates = {
+            name: torch.as_tensor(rule.rate(name, problem.learned, step)).to(problem.leaves[name]).expand(shape)
+            for name, shape in zip(kind.names, kind.shapes, strict=True)
+        }
+        return kind.packed(rates)
 
 
-def make_plan(problem: Problem, task: TaskData, tasks: int, low_rank: bool | Literal["auto"]) -> Plan:
+def _sgd(problem: Problem) -> SGD:
+    if not isinstance(problem.rule, SGD):
+        raise TypeError(f"one rate a layer is known of SGD, not of {type(problem.rule).__name__}")
+    return problem.rule
+
+
+def make_plan(problem: Problem, tasks: TaskBatch, low_rank: bool | Literal["auto"]) -> Plan:
     """Choose by running the program once on one task, drawing nothing from the global generator.
 
     Args:
         problem: what adapts, and how.
-        task: a task of the shape to plan for.
-        tasks: how many run side by side.
+        tasks: those that run side by side.
         low_rank: ``"auto"`` holds factors where that pays, True wherever it is exact, False nowhere.
     """
     reasons = dict.fromkeys(problem.adapted, "dense: not the weight of a linear layer")
     if low_rank is False:
-        return Plan((), dict.fromkeys(reasons, "dense: low_rank=False"), ())
-    candidates = {name: p for name, p in problem.adapted.items() if p.dim() == 2}
+        return _all_dense(problem, dict.fromkeys(reasons, "dense: low_rank=False"))
     if not isinstance(problem.rule, SGD) or problem.rule.learn == "parameter":
-        return Plan((), dict.fromkeys(reasons, "dense: the rule scales each element by itself"), ())
+        return _all_dense(problem, dict.fromkeys(reasons, "dense: the rule scales each element by itself"))
+    candidates = {name: problem.leaves[name] for name in problem.adapted if problem.leaves[name].dim() == 2}
     while candidates:
         try:
-            calls = _calls(problem, candidates, task)
+            calls = _calls(problem, candidates, tasks.support[0], tasks.query[0])
         except NotLinearError as error:
             reasons[error.name] = f"dense: used by {error.operation}"
             del candidates[error.name]
@@ -64,30 +81,38 @@ def make_plan(problem: Problem, task: TaskData, tasks: int, low_rank: bool | Lit
         high = {
             n
             for n, rank in ranks.items()
-            if rank == 0 or (low_rank == "auto" and not _pays(candidates[n], rank, tasks))
+            if rank == 0 or (low_rank == "auto" and not _pays(candidates[n], rank, len(tasks)))
         }
         for name in high:
             reasons[name] = f"dense: rank {ranks[name]} is past what pays" if ranks[name] else "dense: not in use"
             del candidates[name]
         if not high:
             reasons |= {n: f"low-rank: rank {ranks[n]}" for n in candidates}
-            return Plan(tuple(candidates), reasons, tuple(calls))
-    return Plan((), reasons, ())
+            return Plan(tuple(candidates), reasons, tuple(calls), _dense(problem, candidates))
+    return _all_dense(problem, reasons)
 
 
-def _calls(problem: Problem, weights: Params, task: TaskData) -> list[Call]:
+def _all_dense(problem: Problem, reasons: dict[str, str]) -> Plan:
+    return Plan((), reasons, (), _dense(problem, ()))
+
+
+def _dense(problem: Problem, low_rank: Collection[str]) -> tuple[Kind, ...]:
+    return kinds(problem.program.leaves[name] for name in problem.adapted if name not in low_rank)
+
+
+def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> list[Call]:
     """Calls of the layers in the support loss; the score is run too, for the uses in it."""
     placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in weights.items()}
 
-    def run(data: Data, *, score: bool) -> list[Call]:
+    def run(data: Data, given: Data | None = None) -> list[Call]:
         arguments = [arg for arg in data.args if isinstance(arg, Tensor)]
         mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None, arguments)
         with torch.random.fork_rng(), torch.no_grad():
-            problem.program.batched(placeholders, data, mode, score=score)
+            problem.program.batched(placeholders, data, mode, support=given)
         return mode.calls
 
-    run(task.query, score=True)
-    return run(task.support, score=False)
+    run(query, support)
+    return run(support)
 
 
 def _pays(weight: Tensor, rank: int, tasks: int) -> bool:

@@ -23,30 +23,61 @@ class Problem:
     Attributes:
         program: the pure loss.
         rule: the inner rule.
-        adapted: the leaves where adaptation starts, by name.
+        adapted: names of the leaves that adapt.
+        leaves: the program's trainable leaves by name, where adaptation starts.
         learned: the rule's learned parameters.
         steps: inner steps K.
     """
 
     program: Program
     rule: InnerRule
-    adapted: Params
+    adapted: tuple[str, ...]
+    leaves: Params
     learned: Params
     steps: int
 
     def start(self, order: Order) -> Params:
         """The fast weights before the first step."""
-        return {name: cut(value, order) for name, value in self.adapted.items()}
+        return {name: cut(self.leaves[name], order) for name in self.adapted}
+
+    @property
+    def outer(self) -> Params:
+        """All that the outer loop learns, by public name."""
+        learned = {f"inner.{name}": value for name, value in self.learned.items()}
+        return {name: leaf for name, leaf in {**self.leaves, **learned}.items() if leaf.requires_grad}
 
 
 class Run(Path[Any], Protocol):
-    """A path that can also be scored on the query sets."""
+    """A path that can also be scored on the query sets.
+
+    Attributes:
+        problem: what adapts, and how.
+    """
+
+    @property
+    def problem(self) -> Problem:
+        """What adapts, and how."""
 
     def score(self, point: Any) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
 
-    def fast_weights(self, point: Any) -> list[Params]:
-        """The fast weights of each task."""
+    def fast_weights(self, point: Any) -> Params:
+        """The fast weights, each of shape ``(tasks, *parameter)``."""
+
+
+class Work(Protocol):
+    """Something to do on some tasks, for an engine to choose how; equal works do the same."""
+
+    @property
+    def order(self) -> Order:
+        """How much of the inner loop the work differentiates through."""
+
+    @property
+    def last(self) -> int | None:
+        """Of how many last steps, where not of all."""
+
+    def __call__(self, run: Run) -> Any:
+        """Do it: tensors, in tuples, lists and dictionaries."""
 
 
 def cut(value: Tensor, order: Order) -> Tensor:
@@ -79,6 +110,8 @@ class TaskPath:
     problem: Problem
     task: TaskData
     order: Order
+    last: int | None = None
+    checked: bool = True
 
     @property
     def tasks(self) -> tuple[int]:
@@ -93,21 +126,23 @@ class TaskPath:
     def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, None]:
         """The support loss, and the fast weights to differentiate it by."""
         fast, _ = point
-        noise = [draw[step] for draw in self.task.support_noise]
         with _domain(self.task.index, step, fast):
-            return self.problem.program.loss(fast, self.task.support, noise), fast, None
+            return self.problem.program.loss(fast, self.task.support, self.task.support_noise[step]), fast, None
 
-    def move(self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None) -> tuple[Params, Any]:
+    def move(
+        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: Order
+    ) -> tuple[Params, Any]:
         """One step of the rule."""
         fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
-        return {name: cut(value, self.order) for name, value in fast.items()}, state
+        return {name: cut(value, order) for name, value in fast.items()}, state
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""
         with _domain(self.task.index, self.problem.steps, point[0]):
-            score = self.problem.program.score(point[0], self.task.query, self.task.query_noise)[None]
+            task = self.task
+            score = self.problem.program.score(point[0], task.query, task.query_noise, task.support)[None]
         return score.detach() if self.order is Order.NONE else score
 
-    def fast_weights(self, point: tuple[Params, Any]) -> list[Params]:
-        """The fast weights of each task."""
-        return [point[0]]
+    def fast_weights(self, point: tuple[Params, Any]) -> Params:
+        """The fast weights, each of shape ``(1, *parameter)``."""
+        return {name: value[None] for name, value in point[0].items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,14 +10,15 @@ from torch import Tensor
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.errors import UnsupportedProgramError
 from pyrometa.inner import Order, adapt
-from pyrometa.types import TaskData
+from pyrometa.types import TaskBatch
 
 _STEPS = 2
 """Enough to pass through every part of a step; more would let rounding grow where the rates are near instability."""
 
 
-def trial(problem: Problem, tasks: Sequence[TaskData], order: Order, plan: Plan) -> str | None:
+def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
     """Run some tasks vectorised and one by one for a step or two, and compare losses and gradients.
 
     A program that makes draws of its own is only run: its numbers differ by design.
@@ -32,10 +32,12 @@ def trial(problem: Problem, tasks: Sequence[TaskData], order: Order, plan: Plan)
     problem = replace(problem, steps=min(problem.steps, _STEPS))
     with torch.random.fork_rng():
         before = torch.get_rng_state()
-        expected = [_result(problem, TaskPath(problem, task, order), order) for task in tasks]
+        expected = [_result(problem, TaskPath(problem, task, order)) for task in tasks.tasks()]
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         try:
-            found = _result(problem, BatchPath(problem, tasks, order, plan), order)
+            found = _result(problem, BatchPath(problem, tasks, order, plan))
+        except UnsupportedProgramError as error:
+            return str(error)
         except Exception as error:  # whatever vmap or the program raises is the reason
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
@@ -44,13 +46,12 @@ def trial(problem: Problem, tasks: Sequence[TaskData], order: Order, plan: Plan)
     return "the vectorised loss or gradient differs from the reference"
 
 
-def _result(problem: Problem, path: Run, order: Order) -> list[Tensor]:
+def _result(problem: Problem, path: Run) -> list[Tensor]:
     """Summed query loss after the last step and, where it has them, its gradients."""
-    leaves = [leaf.tensor for leaf in problem.program.leaves.values() if leaf.trainable]
-    leaves += problem.learned.values()
-    for last in adapt(path, problem.steps, order):
-        point = last
-    loss = path.score(point).sum()
+    leaves = list(problem.outer.values())
+    for point in adapt(path, problem.steps):
+        end = point
+    loss = path.score(end).sum()
     grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
     return [loss.detach(), *(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, grads, strict=False))]
 

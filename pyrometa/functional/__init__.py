@@ -2,9 +2,23 @@
 
 from pyrometa.functional import guards
 from pyrometa.functional.adapted import AdaptedGuide, AdaptedModel
+from pyrometa.functional.draws import draw_noise
+from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.leaves import Leaf
-from pyrometa.functional.noise import draw_noise
+from pyrometa.functional.packing import pack, unpack
 from pyrometa.functional.program import Program
 from pyrometa.functional.selection import Selection, select
 
-__all__ = ["AdaptedGuide", "AdaptedModel", "Leaf", "Program", "Selection", "draw_noise", "guards", "select"]
+__all__ = [
+    "AdaptedGuide",
+    "AdaptedModel",
+    "Fingerprint",
+    "Leaf",
+    "Program",
+    "Selection",
+    "draw_noise",
+    "guards",
+    "pack",
+    "select",
+    "unpack",
+]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyrometa.functional.program import Program
 from pyrometa.functional.recorder import root_module
+from pyrometa.types import Data
 
 
 class _AdaptedValues(nn.Module):
@@ -96,8 +97,8 @@ class AdaptedGuide(_Adapted):
     keeps it as it is.
     """
 
-    def __init__(self, program: Program, values: Mapping[str, Tensor]) -> None:
-        super().__init__(program, program.guide, _AdaptedValues(values))
+    def __init__(self, program: Program, values: Mapping[str, Tensor], support: Data) -> None:
+        super().__init__(program, program.conditioned(support), _AdaptedValues(values))
 
     @property
     def model(self) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.distributions import transform_to
 
 from pyrometa.errors import ReachError
 from pyrometa.functional.leaves import Leaf
+from pyrometa.types import Rows
 
 
 class AnswerParams(Messenger):
@@ -23,13 +25,15 @@ class AnswerParams(Messenger):
     and for bare ``pyro.param`` alike. Each answer carries ``.unconstrained`` as the param store's do.
     """
 
-    def __init__(self, leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, leaves: Iterable[Leaf], values: Mapping[str, Tensor], answers: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         named = list(leaves)
         self._leaves = {leaf.name: leaf for leaf in named}
         self._leaves.update((site, leaf) for leaf in named for site in leaf.sites)
         self._values = values
-        self._answers: dict[str, Tensor] = {}
+        self._answers = {name: _answer(answer, values[name]) for name, answer in (answers or {}).items()}
 
     def _pyro_param(self, msg: Any) -> None:
         leaf = self._leaves.get(msg["name"])
@@ -59,8 +63,11 @@ def _local_value(msg: Any) -> Tensor:
 
 def constrained(leaf: Leaf, value: Tensor) -> Tensor:
     """The value that the program sees for an unconstrained one, with ``.unconstrained`` set."""
-    answer = transform_to(leaf.constraint)(value)
-    answer.unconstrained = weakref.ref(value)
+    return _answer(transform_to(leaf.constraint)(value), value)
+
+
+def _answer(answer: Tensor, unconstrained: Tensor) -> Tensor:
+    answer.unconstrained = weakref.ref(unconstrained)  # type: ignore[attr-defined]
     return answer
 
 
@@ -82,3 +89,18 @@ def swapped(leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> Iterator[No
             module._parameters[key] = tensor
         for rnn, flat in saved_flat:
             rnn._flat_weights = flat
+
+
+class MaskRows(Messenger):
+    """Counts only the first rows of padded data, at every site of the plates that have a size of so many rows."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def _pyro_sample(self, msg: Any) -> None:
+        for frame in msg["cond_indep_stack"]:
+            if frame.name in self._rows.plates:
+                counts = torch.arange(frame.size, device=self._rows.count.device) < self._rows.count
+                counts = counts.reshape(-1, *(1,) * (-1 - frame.dim))
+                msg["mask"] = counts if msg["mask"] is None else msg["mask"] & counts

@@ -13,7 +13,8 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from pyrometa.functional import estimators, guards
-from pyrometa.functional.handlers import AnswerParams, swapped
+from pyrometa.functional.fingerprint import Fingerprint
+from pyrometa.functional.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.recorder import ParamRecorder, Side, SideRun, root_module
@@ -73,7 +74,7 @@ class Program:
             ValueError: the guide lacks a site of the model, or has one too many.
         """
         with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self._modules()):
-            guide = self._run("guide", self.guide, data)
+            guide = self._run("guide", self.conditioned(data), data)
             replayed = poutine.replay(self.model, trace=_constant(guide.trace))
             model = self._run("model", replayed, data)
             guards.check_sites(guide.trace, model.trace)
@@ -103,33 +104,89 @@ class Program:
         """
         return self._evaluate(self._loss, params, data, _replay(noise))
 
-    def score(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:
-        """The query objective of one task; arguments and result as for :meth:`loss`."""
-        return self._evaluate(self._score, params, data, _replay(noise))
+    def score(
+        self,
+        params: Mapping[str, Tensor],
+        data: Data,
+        noise: StepNoise | None = None,
+        support: Data | None = None,
+    ) -> Tensor:
+        """The query objective of one task; arguments and result as for :meth:`loss`.
 
-    def tape(self, data: Data, *, score: bool = False) -> Tape:
-        """The draws that one evaluation makes on data of this shape, recorded on first sight of it."""
-        key = (score, _shapes(data))
+        ``support`` is what a guide with a ``condition`` is conditioned on; None for the data themselves.
+        """
+        return self._evaluate(self._score, params, data, _replay(noise), support=support)
+
+    def tape(self, data: Data, support: Data | None = None) -> Tape:
+        """The draws of one evaluation on data of this shape, recorded on first sight of it and of the mode.
+
+        They are those of :meth:`score` if there is a ``support``, else of :meth:`loss`.
+        """
+        shapes = (_shapes(data), support and _shapes(support))
+        key = (*shapes, tuple(module.training for module in self._modules()))
         if key not in self._tapes:
-            objective = self._score if score else self._loss
+            objective = self._score if support else self._loss
             recorder = RecordNoise()
             with torch.random.fork_rng(), torch.enable_grad():
-                self._evaluate(objective, {}, data, recorder)
+                self._evaluate(objective, {}, data, recorder, support=support)
             self._tapes[key] = recorder.tape
         return self._tapes[key]
 
-    def batched(self, params: Mapping[str, Tensor], data: Data, mode: BatchedNoise, *, score: bool = False) -> Tensor:
-        """:meth:`loss` or :meth:`score` of one task in a form that ``vmap`` can batch, under ``mode``."""
-        given = self._given_score if score else self.elbo
+    def conditioned(self, support: Data) -> Callable[..., Any]:
+        """The guide given a task's support set: what its ``condition`` makes of it, or the guide itself."""
+        if not self.reads_support:
+            return self.guide
+
+        def guide(*args: Any, **kwargs: Any) -> Any:
+            return self.guide.condition(*support.args, **support.kwargs)(*args, **kwargs)  # type: ignore[attr-defined]
+
+        guide.__wrapped__ = self.guide  # type: ignore[attr-defined]
+        return guide
+
+    @property
+    def reads_support(self) -> bool:
+        """Whether the guide has a ``condition`` on the whole support set."""
+        return callable(getattr(self.guide, "condition", None))
+
+    def row_plates(self, data: Data, larger: Data) -> frozenset[str]:
+        """Names of the plates whose size is the number of rows, read off two tasks of different sizes."""
+        sizes = []
+        with torch.random.fork_rng(), torch.no_grad(), self.using({}):
+            for task in (data, larger):
+                guide = poutine.trace(self.conditioned(task)).get_trace(*task.args, **task.kwargs)
+                replayed = poutine.replay(self.model, trace=guide)
+                model = poutine.trace(replayed).get_trace(*task.args, **task.kwargs)
+                sizes.append({**_plate_sizes(guide), **_plate_sizes(model)})
+        return frozenset(
+            name for name, size in sizes[0].items() if size == _rows(data) and sizes[1].get(name) == _rows(larger)
+        )
+
+    def batched(
+        self,
+        params: Mapping[str, Tensor],
+        data: Data,
+        mode: BatchedNoise,
+        constrained: Mapping[str, Tensor] | None = None,
+        support: Data | None = None,
+    ) -> Tensor:
+        """:meth:`score`, or without ``support`` :meth:`loss`, in a form that ``vmap`` can batch, under ``mode``.
+
+        ``constrained`` holds what the program sees for some of ``params``, where that is known already.
+        """
+        given = self._given_score if support else self.elbo
         objective = estimators.traced(given) if isinstance(given, ELBO) else given
         with pyro.validation_enabled(False):
-            return self._evaluate(objective, params, data, mode)
+            return self._evaluate(objective, params, data, mode, constrained, support)
+
+    def fingerprint(self) -> Fingerprint:
+        """All that :meth:`loss` and :meth:`score` depend on besides their arguments, to compare."""
+        frozen = {name: leaf.tensor for name, leaf in self.leaves.items() if not leaf.trainable}
+        parts = {"model": self.model, "guide": self.guide, "loss": self.elbo, "score": self._given_score}
+        trainable = {id(leaf.tensor) for leaf in self.leaves.values() if leaf.trainable}
+        return Fingerprint({**parts, "frozen": frozen}, trainable)
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""
-        if self.guide_draws.score_function:
-            sites = ", ".join(self.guide_draws.score_function)
-            return f"guide site {sites} is not reparameterised"
         return estimators.refusal(self.elbo) or estimators.refusal(self._given_score)
 
     def _evaluate(
@@ -138,17 +195,20 @@ class Program:
         params: Mapping[str, Tensor],
         data: Data,
         mode: AbstractContextManager[Any],
+        constrained: Mapping[str, Tensor] | None = None,
+        support: Data | None = None,
     ) -> Tensor:
-        with self.using(params), mode:
-            value = objective(self.model, self.guide, *data.args, **data.kwargs)
+        counted = MaskRows(data.rows) if data.rows else nullcontext()
+        with self.using(params, constrained), mode, counted:
+            value = objective(self.model, self.conditioned(support or data), *data.args, **data.kwargs)
         return value / _rows(data) if self._mean else value
 
     @contextmanager
-    def using(self, params: Mapping[str, Tensor]) -> Iterator[None]:
+    def using(self, params: Mapping[str, Tensor], constrained: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Within it, the model and the guide run on ``params`` and the param store hears of none of it."""
         self._restore_store()
         leaves = self.leaves.values()
-        with swapped(leaves, params), AnswerParams(leaves, params):
+        with swapped(leaves, params), AnswerParams(leaves, params, constrained):
             yield
 
     def _restore_store(self) -> None:
@@ -181,16 +241,25 @@ def _objective(loss: ELBO | Objective, name: str) -> Objective:
     if isinstance(loss, ELBO):
         if hasattr(loss, "differentiable_loss"):
             return loss.differentiable_loss
+        if estimators.refusal(loss) is None:
+            return estimators.loss_of(loss)
         raise TypeError(
             f"{name}: {type(loss).__name__} has no differentiable_loss, which meta-gradients need; "
-            "use Trace_ELBO, TraceMeanField_ELBO or TraceEnum_ELBO"
+            "use Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO or RenyiELBO"
         )
     if callable(loss):
         return loss
     raise TypeError(f"{name} must be a Pyro ELBO or a function, got {type(loss).__name__}")
 
 
-def _rows(data: Data) -> int:
+def _plate_sizes(trace: poutine.Trace) -> dict[str, int]:
+    frames = (frame for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ()))
+    return {frame.name: frame.size for frame in frames if frame.vectorized and frame.full_size in (None, frame.size)}
+
+
+def _rows(data: Data) -> int | Tensor:
+    if data.rows:
+        return data.rows.count
     tensors = [x for x in data.args if isinstance(x, Tensor) and x.dim() > 0]
     return tensors[0].shape[0] if tensors else 1
 

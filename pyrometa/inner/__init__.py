@@ -10,9 +10,11 @@ from pyrometa.inner.proximal import ProximalSGD
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
+from pyrometa.inner.svgd import SVGD
 
 __all__ = [
     "SGD",
+    "SVGD",
     "Adam",
     "InnerRule",
     "LearnedOptimiser",

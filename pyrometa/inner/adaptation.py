@@ -35,11 +35,27 @@ class Path(Protocol[Point]):
 
     Attributes:
         tasks: indices of the tasks in the meta-batch.
+        order: how much of the inner loop is differentiated through.
+        last: of how many last steps it is so, the earlier ones counting as first order; None for all. With 0 the
+            points are cut off from the ones before, whatever the order, so that memory does not grow with steps.
+        checked: whether losses and gradients are asked if they are finite.
     """
 
     @property
     def tasks(self) -> Sequence[int]:
         """Indices of the tasks in the meta-batch."""
+
+    @property
+    def order(self) -> Order:
+        """How much of the inner loop is differentiated through."""
+
+    @property
+    def last(self) -> int | None:
+        """Of how many last steps."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether losses and gradients are asked if they are finite."""
 
     def start(self) -> Point:
         """The point where adaptation starts."""
@@ -47,17 +63,16 @@ class Path(Protocol[Point]):
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Any]:
         """Support loss of each task, shape ``(tasks,)``; what to differentiate it by; what :meth:`move` needs of it."""
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any, order: Order) -> Point:
         """The next point."""
 
 
-def adapt(path: Path[Point], steps: int, order: Order) -> Iterator[Point]:
+def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
     """Adapt tasks, step by step.
 
     Args:
         path: the tasks' losses and fast weights.
         steps: number of steps K.
-        order: how much of the graph is kept.
 
     Yields:
         The points after 0, 1, ..., K steps.
@@ -68,11 +83,20 @@ def adapt(path: Path[Point], steps: int, order: Order) -> Iterator[Point]:
     point = path.start()
     yield point
     for step in range(steps):
+        order = _order_at(step, steps, path)
         losses, variables, seen = path.loss(point, step)
         grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
-        _check_finite(losses, grads, path.tasks, step)
-        point = path.move(point, grads, step, seen)
+        if path.checked:
+            _check_finite(losses, grads, path.tasks, step)
+        point = path.move(point, grads, step, seen, order)
         yield point
+
+
+def _order_at(step: int, steps: int, path: Path[Any]) -> Order:
+    if path.last == 0:
+        return Order.NONE
+    early = path.last is not None and step < steps - path.last
+    return min(path.order, Order.FIRST) if early else path.order
 
 
 def _gradients(losses: Tensor, variables: Params, *, create_graph: bool) -> Params:

@@ -100,7 +100,7 @@ class Preconditioned:
             made = {name: _made(make, name, p) for name, p in params.items()}
         self._modules.update({(name, tuple(params[name].shape)): module for name, module in made.items()})
         return {
-            f"transform.{name}.{inner}": value
+            f"transform.{name}.{inner}": value.detach()
             for name, module in made.items()
             if module is not None
             for inner, value in module.named_parameters()

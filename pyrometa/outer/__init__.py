@@ -1,7 +1,18 @@
 """Meta-gradients, one file each, and the optimiser of the outer loop."""
 
-from pyrometa.outer.meta_gradient import MetaGradient, check_finite
+from pyrometa.outer.displacement import Displacement
+from pyrometa.outer.implicit import Implicit
+from pyrometa.outer.meta_gradient import MetaGradient, check_finite, loss_and_grads
 from pyrometa.outer.optimiser import Optim, OuterOptimiser
 from pyrometa.outer.unrolled import Unrolled
 
-__all__ = ["MetaGradient", "Optim", "OuterOptimiser", "Unrolled", "check_finite"]
+__all__ = [
+    "Displacement",
+    "Implicit",
+    "MetaGradient",
+    "Optim",
+    "OuterOptimiser",
+    "Unrolled",
+    "check_finite",
+    "loss_and_grads",
+]

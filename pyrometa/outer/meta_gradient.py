@@ -1,4 +1,4 @@
-"""What a meta-gradient is: a function of an engine, a problem and tasks."""
+"""What a meta-gradient is: losses and gradients of some tasks, from a run of their inner loop."""
 
 from __future__ import annotations
 
@@ -8,23 +8,62 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pyrometa.engine import Engine, Problem
+from pyrometa.engine import Engine, Problem, Run, Work
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import Order, all_finite
-from pyrometa.types import Params, TaskData
+from pyrometa.inner import InnerRule, all_finite
+from pyrometa.types import Params, TaskBatch
 
 
-class MetaGradient(Protocol):
-    """How the outer loop learns."""
+class MetaGradient(Work, Protocol):
+    """How the outer loop learns.
+
+    Attributes:
+        order: how much of the inner loop it differentiates through.
+        last: of how many last steps, where not of all.
+        one_noise: whether all inner steps of a task see the same noise, rather than each its own.
+    """
 
     @property
-    def order(self) -> Order:
-        """How much of the inner loop it differentiates through."""
+    def one_noise(self) -> bool:
+        """Whether all inner steps of a task see the same noise."""
 
-    def loss_and_grads(
-        self, engine: Engine, problem: Problem, tasks: Sequence[TaskData], leaves: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Params]:
-        """Query loss of each task, shape ``(tasks,)``, and the gradient of its mean for every leaf."""
+    def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
+        """Refuse what it can't learn through: a rule, what the rule learns, a number of inner steps above 0.
+
+        Raises:
+            ValueError: with the cure.
+        """
+
+    def __call__(self, run: Run) -> tuple[Tensor, Params]:
+        """Query loss of each task of the run, shape ``(tasks,)``, and the gradient of their sum.
+
+        The gradient is by the names of ``run.problem.outer``; a name that is left out has none.
+        """
+
+
+def loss_and_grads(
+    meta_gradient: MetaGradient, engine: Engine, problem: Problem, tasks: Sequence[TaskBatch]
+) -> tuple[Tensor, Params]:
+    """Query loss of each task of a meta-batch, and the gradient of its mean for all that the outer loop learns.
+
+    Args:
+        meta_gradient: how the outer loop learns.
+        engine: how tasks are run.
+        problem: what adapts, and how.
+        tasks: the meta-batch.
+
+    Returns:
+        Losses of shape ``(tasks,)`` in the order of the meta-batch, and gradients by name.
+    """
+    grads = {name: torch.zeros_like(leaf) for name, leaf in problem.outer.items()}
+    losses: dict[int, Tensor] = {}
+    for index, (some_losses, some_grads) in engine.run(problem, tasks, meta_gradient):
+        for name, grad in some_grads.items():
+            grads[name].add_(grad)
+        losses.update(zip(index, some_losses, strict=True))
+    for grad in grads.values():
+        grad.div_(len(losses))
+    return torch.stack([losses[i] for i in range(len(losses))]), grads
 
 
 def check_finite(losses: Tensor, grads: Params, steps: int) -> None:

@@ -6,7 +6,7 @@ dimension. A list is always tasks, each a tensor or tuple as the model takes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,30 @@ from pyrometa.types import Data
 Argument = Tensor | tuple[Any, ...] | Sequence[Any]
 
 
-def split_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> list[Data]:
+class Tasks(Sequence[Data]):
+    """The tasks of an argument, each as the model takes it.
+
+    Attributes:
+        stacked: all of them with a leading task dimension, where they were given so.
+    """
+
+    def __init__(self, count: int, stacked: Data | None, rows: Sequence[Data] = ()) -> None:
+        self.stacked = stacked
+        self._count, self._rows = count, rows
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, task: Any) -> Any:
+        """One task, or some of them."""
+        if isinstance(task, slice):
+            return [self[i] for i in range(*task.indices(self._count))]
+        if not -self._count <= task < self._count:
+            raise IndexError(f"task {task} of {self._count}")
+        return self._rows[task] if self.stacked is None else self.stacked[task]
+
+
+def read_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Tasks:
     """The tasks of a ``support`` or ``query`` argument.
 
     Args:
@@ -34,16 +57,40 @@ def split_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) 
             raise ValueError(f"{name} is an empty list: give at least one task")
         tasks = [one_task(f"{name}[{i}]", task, kwargs) for i, task in enumerate(given)]
         _check_alike(name, tasks)
-        return tasks
+        return Tasks(len(tasks), None, tasks)
     args = _arguments(name, given)
     count = _task_count(name, args)
     for label, arg in _labelled(name, args):
         _check_values(label, arg, per_task=True)
         if arg.numel() == 0:
             raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
-    shared = _shared(kwargs)
-    rows = [[arg[i] if isinstance(arg, Tensor) else arg for arg in args] for i in range(count)]
-    return [Data(tuple(row), shared) for row in rows]
+    return Tasks(count, Data(args, _shared(kwargs)))
+
+
+def side_by_side(support: Tasks, query: Tasks) -> Iterator[tuple[tuple[int, ...], Data, Data]]:
+    """Tasks of one shape together.
+
+    Yields:
+        Their positions, and their support and query sets with a leading task dimension.
+    """
+    if support.stacked is not None and query.stacked is not None:
+        yield tuple(range(len(support))), support.stacked, query.stacked
+        return
+    groups: dict[Any, list[int]] = {}
+    for i, (s, q) in enumerate(zip(support, query, strict=True)):
+        groups.setdefault((_shape(s), _shape(q)), []).append(i)
+    for positions in groups.values():
+        yield tuple(positions), _stacked([support[i] for i in positions]), _stacked([query[i] for i in positions])
+
+
+def _shape(task: Data) -> Any:
+    return tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else id(x) for x in task.args)
+
+
+def _stacked(tasks: Sequence[Data]) -> Data:
+    columns = zip(*(task.args for task in tasks), strict=True)
+    args = tuple(torch.stack(column) if isinstance(column[0], Tensor) else column[0] for column in columns)
+    return Data(args, tasks[0].kwargs)
 
 
 def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:

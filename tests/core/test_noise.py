@@ -12,7 +12,8 @@ from programs import modules, rows
 from pyro.infer import Trace_ELBO
 
 import pyrometa as pm
-from pyrometa.functional.noise import RecordNoise, ReplayNoise, draw_noise
+from pyrometa.functional import draw_noise
+from pyrometa.functional.noise import RecordNoise, ReplayNoise
 
 N = 20_000
 P = torch.tensor(0.3)
@@ -33,6 +34,11 @@ AHEAD = {
     "ContinuousBernoulli": dist.ContinuousBernoulli(P),
     "MultivariateNormal": dist.MultivariateNormal(torch.ones(2), torch.tensor([[1.0, 0.4], [0.4, 2.0]])),
     "LowRankMultivariateNormal": dist.LowRankMultivariateNormal(torch.ones(3), torch.ones(3, 1), torch.ones(3)),
+    "OneHotCategorical": dist.OneHotCategorical(torch.tensor([0.2, 0.0, 0.5, 0.3, 0.0])),
+    "Multinomial": dist.Multinomial(4, torch.tensor([0.2, 0.5, 0.3])),
+    "MixtureSameFamily": dist.MixtureSameFamily(
+        dist.Categorical(torch.tensor([0.2, 0.8])), dist.Normal(torch.tensor([-1.0, 2.0]), 1.0)
+    ),
 }
 AFRESH = {
     "Gamma": dist.Gamma(2.0, 3.0),
@@ -55,6 +61,7 @@ FUNCTIONS = {
     "normal by name": (lambda: torch.normal(mean=torch.ones(N), std=2 * torch.ones(N)), 1.0, 4.0),
     "bernoulli": (lambda: torch.bernoulli(torch.full((N,), 0.3)), 0.3, 0.21),
     "bernoulli of a number": (lambda: torch.bernoulli(torch.empty(N), 0.3), 0.3, 0.21),
+    "bernoulli of itself": (lambda: torch.full((N,), 0.3).bernoulli(), 0.3, 0.21),
     "normal_": (lambda: torch.empty(N).normal_(1.0, std=2.0), 1.0, 4.0),
     "uniform_": (lambda: torch.empty(N).uniform_(1.0, 3.0), 2.0, 4 / 12),
     "exponential_": (lambda: torch.empty(N).exponential_(lambd=2.0), 0.5, 0.25),
@@ -73,7 +80,7 @@ def replayed(draw):
     """The same noise twice, under two states of the global generator; and whether all came from it."""
     with RecordNoise() as recorder:
         draw()
-    noise = draw_noise([recorder.tape], 1)[0]
+    (noise,) = draw_noise([recorder.tape], [[0]], 1)[0]
     values = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -126,6 +133,40 @@ def test_torch_functions(name):
     assert_moments(value.reshape(-1), mean, variance)
 
 
+PAIRS = [(i, j) for i in range(3) for j in range(3) if i != j]
+
+
+def assert_frequencies(drawn, probabilities):
+    """Pairs of indices, each within five standard errors."""
+    for pair, p in zip(PAIRS, probabilities, strict=True):
+        found = (drawn == torch.tensor(pair)).all(-1).double().mean()
+        assert abs(found - p) <= 5 * math.sqrt(p * (1 - p) / len(drawn))
+
+
+def test_choices_without_replacement():
+    weights = torch.tensor([1.0, 2.0, 5.0])
+    for draw in (torch.multinomial, torch.Tensor.multinomial):
+        drawn, ahead = replayed(lambda draw=draw: draw(weights.expand(N, 3), 2))
+        assert ahead
+        assert_frequencies(drawn, [weights[i] / 8 * weights[j] / (8 - weights[i]) for i, j in PAIRS])
+
+
+def test_permutations():
+    drawn, ahead = replayed(lambda: torch.stack([torch.randperm(3) for _ in range(2_000)]))
+    assert ahead
+    assert drawn.dtype == torch.int64
+    assert_frequencies(drawn[:, :2], [1 / 6] * 6)
+
+
+def test_what_has_no_probability_is_never_chosen():
+    ends = torch.tensor([0.0, 0.5, 1.0 - 2**-24])
+    weights = torch.tensor([0.0, 0.1, 0.0, 0.2, 0.0])
+    with ReplayNoise([ends, ends.expand(2, 3), ends]):
+        assert torch.multinomial(weights, 3, replacement=True).tolist() == [1, 3, 3]
+        assert torch.multinomial(weights.expand(2, 5), 3, replacement=True).tolist() == [[1, 3, 3]] * 2
+        assert torch.multinomial(weights * torch.nan, 3, replacement=True).max() < 5
+
+
 def test_gradients_of_replayed_draws():
     loc, scale = torch.tensor(0.3, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     noise = torch.randn(5)
@@ -156,14 +197,16 @@ def test_ragged_noise_is_the_leading_block():
 
     small, large = tape(3), tape(5)
     torch.manual_seed(1)
-    ragged = draw_noise([small, large], 4)
+    ragged = draw_noise([small, large], [[1], [0]], 4)
     torch.manual_seed(1)
-    whole = draw_noise([large, large], 4)
-    assert [tuple(block.shape) for block in ragged[0]] == [(4, 3, 2), (4, 3)]
-    for ours, theirs in zip(ragged[0], whole[0], strict=True):
-        assert torch.equal(ours, theirs[:, :3])
-    for ours, theirs in zip(ragged[1], whole[1], strict=True):
-        assert torch.equal(ours, theirs)
+    (whole,) = draw_noise([large], [[0, 1]], 4)
+    assert len(whole) == 4
+    for step, together in enumerate(whole):
+        assert [tuple(draw.shape) for draw in ragged[0][step]] == [(1, 3, 2), (1, 3)]
+        for first, second, both in zip(ragged[1][step], ragged[0][step], together, strict=True):
+            assert torch.equal(first[0], both[0])
+            assert torch.equal(second[0], both[1, :3])
+            assert not torch.equal(both[0], both[1])
     assert not torch.equal(whole[0][0], whole[1][0])
 
 

@@ -1,0 +1,113 @@
+"""Tasks of different sizes as tasks of one shape: rows are repeated, and do not count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa.functional import Program
+from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
+
+
+class NotPaddableError(Exception):
+    """The tasks can't be brought to one shape, or rows can't be left out of the loss; the message says why."""
+
+
+def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
+    """Tasks of different sizes in a few batches, each padded to a power of two of rows.
+
+    A padded row repeats one of its task's own, so that it has a density, and is masked at every site of the plates that
+    have the size of the data. In each batch the tasks with the most padding come first.
+
+    Args:
+        program: whose plates they are.
+        groups: tasks of one shape each, of which no two are alike.
+
+    Raises:
+        NotPaddableError: with the reason.
+    """
+    if program.reads_support:
+        raise NotPaddableError("the guide reads the whole support set")
+    tasks = [task for group in groups for task in group.tasks()]
+    plates = _row_plates(program, tasks)
+    found: dict[Any, list[TaskData]] = {}
+    for task in tasks:
+        found.setdefault((_rounded(task.support), _rounded(task.query)), []).append(task)
+    return [
+        _batch(program, sorted(members, key=lambda task: _rows(task.support) + _rows(task.query)), sizes, plates)
+        for sizes, members in found.items()
+    ]
+
+
+def _row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
+    sets = sorted((data for task in tasks for data in (task.support, task.query)), key=_rows)
+    plates = program.row_plates(sets[0], sets[-1])
+    if not plates:
+        raise NotPaddableError("the program has no plate of the size of the data")
+    return plates
+
+
+def _rows(data: Data) -> int:
+    """The size of the first dimension of the first tensor."""
+    first = next(arg for arg in data.args if isinstance(arg, Tensor))
+    if first.dim() == 0:
+        raise NotPaddableError("the first argument has no rows")
+    return first.shape[0]
+
+
+def _rounded(data: Data) -> int:
+    return 1 << (_rows(data) - 1).bit_length()
+
+
+def _batch(program: Program, tasks: Sequence[TaskData], sizes: tuple[int, int], plates: frozenset[str]) -> TaskBatch:
+    support = _stacked([task.support for task in tasks], sizes[0], plates)
+    query = _stacked([task.query for task in tasks], sizes[1], plates)
+    ahead = program.tape(replace(support[0], rows=None))
+    last = program.tape(replace(query[0], rows=None), replace(support[0], rows=None))
+    steps = range(len(tasks[0].support_noise))
+    return TaskBatch(
+        tuple(task.index for task in tasks),
+        support,
+        query,
+        tuple(_noise([task.support_noise[k] for task in tasks], [d.shape for d in ahead]) for k in steps),
+        _noise([task.query_noise for task in tasks], [d.shape for d in last]),
+        tuple(tasks),
+    )
+
+
+def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str]) -> Data:
+    counts = torch.tensor([_rows(data) for data in sets])
+    columns = []
+    for i, column in enumerate(zip(*(data.args for data in sets), strict=True)):
+        if not isinstance(column[0], Tensor):
+            columns.append(column[0])
+        elif all(arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)):
+            columns.append(torch.stack([_repeated(arg, rows) for arg in column]))
+        elif len({arg.shape for arg in column}) == 1:
+            columns.append(torch.stack(column))
+        else:
+            raise NotPaddableError(f"argument {i} has another number of rows than the first")
+    return Data(tuple(columns), sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
+
+
+def _repeated(arg: Tensor, rows: int) -> Tensor:
+    return arg[torch.arange(rows, device=arg.device).clamp(max=len(arg) - 1)]
+
+
+def _noise(draws: Sequence[StepNoise], shapes: Sequence[tuple[int, ...]]) -> StepNoise:
+    """Each task's noise in the leading block of zeros of the padded shapes."""
+    if any(len(task) != len(shapes) for task in draws):
+        raise NotPaddableError("the program makes other draws on more rows")
+    found = []
+    for column, shape in zip(zip(*draws, strict=True), shapes, strict=True):
+        block = column[0].new_zeros(len(column), *shape)
+        for row, draw in zip(block, column, strict=True):
+            if draw.dim() != len(shape) or any(n > m for n, m in zip(draw.shape, shape, strict=True)):
+                raise NotPaddableError("the program makes other draws on more rows")
+            row[tuple(slice(n) for n in draw.shape)] = draw
+        found.append(block)
+    return tuple(found)

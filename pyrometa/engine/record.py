@@ -1,0 +1,134 @@
+"""A work on tasks of one shape, recorded once as tensor operations and replayed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.graph import simplified
+from pyrometa.engine.plan import Plan
+from pyrometa.engine.problem import Problem, Work
+from pyrometa.functional import Fingerprint, unpack
+from pyrometa.types import Data, TaskBatch
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The tensor operations of a work.
+
+    Attributes:
+        run: from inputs to results.
+        result: how the results hang together.
+        state: of the program as it was recorded.
+        operations: how many there are, and how many there were before they were simplified.
+        seconds: that it took to record, and to compile.
+    """
+
+    run: Callable[..., Sequence[Tensor]]
+    result: TreeSpec
+    state: Fingerprint
+    operations: tuple[int, int]
+    seconds: tuple[float, float | None]
+
+    def replay(self, problem: Problem, batch: TaskBatch) -> Any:
+        """What the work makes of a batch of the same shape."""
+        with torch.no_grad():
+            return tree_unflatten(list(self.run(*_inputs(problem, batch))), self.result)
+
+    def __str__(self) -> str:
+        recorded, compiled = self.seconds
+        told = f"{self.operations[0]} operations of {self.operations[1]}, recorded in {recorded:.1f} s"
+        return told if compiled is None else f"{told}, compiled in {compiled:.1f} s"
+
+
+def record(
+    problem: Problem, batch: TaskBatch, work: Work, plan: Plan, state: Fingerprint, *, compiled: bool
+) -> Recording:
+    """Run a work once and write down its tensor operations, drawing nothing from the global generator.
+
+    Args:
+        problem: what to adapt, and how.
+        batch: tasks of the shape to record for.
+        work: what to do with them.
+        plan: how parameters are held.
+        state: of the program.
+        compiled: whether to compile the operations by inductor.
+    """
+    started = time.perf_counter()
+    inputs = _inputs(problem, batch)
+    spec: list[TreeSpec] = []
+
+    def operations(*given: Tensor) -> list[Tensor]:
+        result = work(BatchPath(*_rebuilt(problem, batch, given), work.order, plan, work.last, checked=False))
+        flat, found = tree_flatten(result)
+        spec[:] = [found]
+        return flat
+
+    with torch.random.fork_rng(), torch.enable_grad():
+        recorded = make_fx(operations)(*inputs)
+    count = len(recorded.graph.nodes)
+    graph = simplified(recorded, inputs)
+    done = time.perf_counter()
+    run = _compiled(graph, inputs) if compiled else graph
+    seconds = (done - started, time.perf_counter() - done if compiled else None)
+    return Recording(run, spec[0], state, (len(graph.graph.nodes), count), seconds)
+
+
+def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    run = torch.compile(graph, fullgraph=True, dynamic=False)
+    with torch.random.fork_rng(), torch.no_grad():
+        run(*inputs)
+    return run
+
+
+def _inputs(problem: Problem, batch: TaskBatch) -> list[Tensor]:
+    """All tensors that differ from one replay to the next."""
+    own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
+    noise = [_packed(draws) for draws in (*batch.support_noise, batch.query_noise) if draws]
+    return [*(value.detach() for value in own), *noise]
+
+
+def _rebuilt(problem: Problem, batch: TaskBatch, inputs: Sequence[Tensor]) -> tuple[Problem, TaskBatch]:
+    """The same problem and batch on other tensors."""
+    given = iter(inputs)
+    leaves, learned = (
+        {name: next(given).detach().requires_grad_(value.requires_grad) for name, value in values.items()}
+        for values in (problem.leaves, problem.learned)
+    )
+    support, query = (_replaced(data, given) for data in (batch.support, batch.query))
+    *ahead, last = (
+        _unpacked(next(given), draws) if draws else () for draws in (*batch.support_noise, batch.query_noise)
+    )
+    return (
+        replace(problem, leaves=leaves, learned=learned),
+        replace(batch, support=support, query=query, support_noise=tuple(ahead), query_noise=last),
+    )
+
+
+def _tensors(data: Data) -> list[Tensor]:
+    rows = [data.rows.count] if data.rows else []
+    return [x for x in (*data.args, *data.kwargs.values(), *rows) if isinstance(x, Tensor)]
+
+
+def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
+    args = tuple(next(given) if isinstance(x, Tensor) else x for x in data.args)
+    kwargs = {key: next(given) if isinstance(x, Tensor) else x for key, x in data.kwargs.items()}
+    return Data(args, kwargs, data.rows and replace(data.rows, count=next(given)))
+
+
+def _packed(draws: Sequence[Tensor]) -> Tensor:
+    """The draws of one evaluation end to end, shape ``(tasks, size)``."""
+    return torch.cat([draw.flatten(1) if draw.dim() > 1 else draw[:, None] for draw in draws], 1)
+
+
+def _unpacked(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    parts = unpack(flat, [draw[0].numel() for draw in like])
+    return tuple(part.view(draw.shape).to(draw.dtype) for part, draw in zip(parts, like, strict=True))

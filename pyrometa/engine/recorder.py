@@ -1,0 +1,122 @@
+"""When to record, and what to replay."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.plan import Plan
+from pyrometa.engine.problem import Problem, Work
+from pyrometa.engine.record import Recording, record
+from pyrometa.engine.shapes import layout
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional import Fingerprint
+from pyrometa.types import TaskBatch
+
+_PATIENCE = 20
+"""Runs without a change after which recording, which takes about a hundred of them, is worth while."""
+
+_KEPT = 8
+"""Recordings of a program that are kept: shapes, training and evaluation, meta-steps and scores."""
+
+
+@dataclass
+class Recorder:
+    """The recordings of one program.
+
+    Args:
+        eager: record on first sight, and raise where that can't be done; else only what keeps coming, and where it can.
+        compiled: compile what is recorded.
+    """
+
+    eager: bool
+    compiled: bool
+    recordings: OrderedDict[Any, Recording] = field(default_factory=OrderedDict)
+    _seen: dict[Any, tuple[Fingerprint, int]] = field(default_factory=dict)
+    _refused: set[Any] = field(default_factory=set)
+
+    def recording(self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
+        """The recording to replay, made now if it is time for it; None to run the work as it is.
+
+        Raises:
+            UnsupportedProgramError: the program can't be recorded, and was to be.
+        """
+        static = _key(problem, batch, work, plan)
+        if static in self._refused:
+            return None
+        state = problem.program.fingerprint()
+        found = self.recordings.get((static, state))
+        if found is not None:
+            self.recordings.move_to_end((static, state))
+            return found
+        if not (self.eager or self._keeps_coming(static, state)):
+            return None
+        try:
+            made = _recorded(problem, batch, work, plan, state, compiled=self.compiled)
+        except UnsupportedProgramError:
+            if self.eager:
+                raise
+            self._refused.add(static)
+            return None
+        self.recordings[static, state] = made
+        if len(self.recordings) > _KEPT:
+            self.recordings.popitem(last=False)
+        return made
+
+    def _keeps_coming(self, static: Any, state: Fingerprint) -> bool:
+        last, count = self._seen.get(static, (state, 0))
+        self._seen[static] = (state, count + 1 if last == state else 1)
+        return self._seen[static][1] > _PATIENCE
+
+
+def _recorded(
+    problem: Problem, batch: TaskBatch, work: Work, plan: Plan, state: Fingerprint, *, compiled: bool
+) -> Recording:
+    """A recording that says what the work says.
+
+    Raises:
+        UnsupportedProgramError: with the reason why there is none.
+    """
+    try:
+        made = record(problem, batch, work, plan, state, compiled=compiled)
+    except Exception as error:  # whatever torch or the program raises is the reason
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise UnsupportedProgramError(f"this program can't be recorded: {reason}; use Engine(record=False)") from error
+    changed = state.first_difference(problem.program.fingerprint())
+    if changed is not None:
+        raise UnsupportedProgramError(
+            f"this program can't be recorded: it changes {changed} as it runs; keep that outside, or use "
+            "Engine(record=False)"
+        )
+    if not _agrees(made, problem, batch, work, plan):
+        raise UnsupportedProgramError(
+            "this program can't be recorded: replayed it gives other numbers; use Engine(record=False)"
+        )
+    return made
+
+
+def _agrees(made: Recording, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> bool:
+    """Whether a replay gives what the work gives; a program that makes draws of its own is only replayed."""
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        expected = work(BatchPath(problem, batch, work.order, plan, work.last))
+        draws_its_own = not torch.equal(before, torch.get_rng_state())
+        found = made.replay(problem, batch)
+    pairs = zip(torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(expected), strict=True)
+    return draws_its_own or all(_close(f, e) for f, e in pairs)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-3
+    return bool((found - expected).norm() <= tolerance * expected.norm().clamp(min=1e-6))
+
+
+def _key(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Any:
+    """All that a recording holds fast, apart from the program's state."""
+    names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
+    return work, id(problem.rule), id(plan), problem.steps, problem.adapted, names, len(batch), layout(batch)

@@ -1,0 +1,142 @@
+"""Tasks of different sizes, padded to one shape, say what they say one by one."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from meta_cases import assert_equal
+from programs import Case, modules
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from torch import nn
+
+import pyrometa as pm
+
+LOOP = pm.Engine(vectorize=False)
+SIZES = (4, 2, 7, 3, 1, 4, 6)
+
+
+def ragged(*shape, sizes=SIZES):
+    return [torch.randn(n, *shape, dtype=torch.float64) for n in sizes]
+
+
+def pairs(sizes=SIZES):
+    return [(torch.randn(n, 2, dtype=torch.float64), torch.randn(n, dtype=torch.float64)) for n in sizes]
+
+
+def meta_svi(case, engine, **options):
+    options = {"inner": pm.SGD(0.01), "steps": 3, "adapt": "both", "reduction": "mean", **options}
+    return pm.MetaSVI(case.model, case.guide, pyro.optim.Adam({"lr": 0.01}), engine=engine, **options)
+
+
+def results(meta, case):
+    torch.manual_seed(3)
+    loss, grads = meta.loss_and_grads(case.support, case.query)
+    losses = meta.evaluate(case.support, case.query, steps=(0, 3))
+    adapted = [value for guide in meta.adapt_many(case.support) for value in guide.state_dict().values()]
+    return loss, grads, losses, adapted
+
+
+def assert_same(case, engine=None, **options):
+    engine = engine or pm.Engine(vectorize=True)
+    (loss, grads, losses, adapted), expected = (results(meta_svi(case, e, **options), case) for e in (engine, LOOP))
+    close = {"rtol": 1e-9, "atol": 1e-11}
+    torch.testing.assert_close(loss, expected[0], **close)
+    assert_equal(grads, expected[1], **close)
+    torch.testing.assert_close(losses, expected[2], **close)
+    torch.testing.assert_close(adapted, expected[3], **close)
+
+
+def regression(x, y):
+    """Global weights, a local effect a row, and a nested plate."""
+    weight = pyro.sample("weight", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+    noise = pyro.sample("noise", dist.LogNormal(x.new_zeros(()), 0.3))
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(x @ weight, noise), obs=y)
+        with pyro.plate("two", 2, dim=-2):
+            pyro.sample("z", dist.Normal(x.T, 1.0), obs=y.expand(2, -1))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_local_latents(elbo, reduction):
+    case = modules()
+    assert_same(
+        Case(case.model, case.guide, ragged(2), ragged(2)), loss=elbo(), reduction=reduction, inner=pm.SGD(1e-3)
+    )
+
+
+@pytest.mark.parametrize("autoguide", [AutoNormal, AutoDiagonalNormal])
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_global_latents(autoguide, steps):
+    assert_same(Case(regression, autoguide(regression), pairs(), pairs(SIZES[::-1])), steps=steps)
+
+
+def test_only_the_query_sets_differ():
+    assert_same(Case(regression, AutoNormal(regression), pairs([4] * 7), pairs()))
+
+
+def test_low_rank_chunks_and_recordings():
+    case = modules()
+    case = Case(case.model, case.guide, ragged(2), ragged(2))
+    assert_same(case, pm.Engine(vectorize=True, low_rank=True))
+    assert_same(case, pm.Engine(chunk_size=2))
+    assert_same(case, pm.Engine(record=True), steps=1)
+
+
+def test_densities_that_padding_by_zeros_would_break():
+    def model(x):
+        scale = pyro.sample("scale", dist.LogNormal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.LogNormal(x.new_zeros(()), scale), obs=x)
+
+    positive = [torch.rand(n, dtype=torch.float64) + 0.5 for n in SIZES]
+    assert_same(Case(model, AutoNormal(model), positive, positive[::-1]))
+
+
+def test_few_shapes_serve_all_sizes():
+    case = modules()
+    engine = pm.Engine(vectorize=True)
+    meta = meta_svi(case, engine)
+    for size in range(1, 9):
+        meta.loss_and_grads(*(ragged(2, sizes=(size, 5)) for _ in range(2)))
+    assert len(engine._plans[meta._program]) <= 2
+
+
+def unplated(x):
+    loc = pyro.sample("loc", dist.Normal(x.new_zeros(()), 1.0))
+    pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+
+class Averaging(nn.Module):
+    """A guide that mixes the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2).double()
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.linear(x - x.mean(0)).split(1, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (lambda: Case(unplated, AutoNormal(unplated), ragged(), ragged()), "no plate of the size of the data"),
+        (lambda: Case(modules().model, Averaging(), ragged(2), ragged(2)), "rows that do not count change the loss"),
+    ],
+    ids=["no plate", "mixed rows"],
+)
+def test_what_can_not_be_padded_is_run_size_by_size(case, reason):
+    case = case()
+    meta = meta_svi(case, pm.Engine(), inner=pm.SGD(1e-3))
+    torch.manual_seed(3)
+    with pytest.warns(pm.LoopWarning, match=f"run size by size.*{reason}"):
+        loss, _ = meta.loss_and_grads(case.support, case.query)
+    torch.manual_seed(3)
+    expected, _ = meta_svi(case, LOOP, inner=pm.SGD(1e-3)).loss_and_grads(case.support, case.query)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11)
+    with pytest.raises(pm.UnsupportedProgramError, match=reason):
+        meta_svi(case, pm.Engine(vectorize=True)).step(case.support, case.query)
