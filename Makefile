@@ -18,11 +18,12 @@ setup: .venv/.done
 demo: setup
 	$(RUN) pyrometa demo --out $(OUT)
 
+# One thread a worker: on a busy machine OpenMP's threads are slower than one.
 test: setup
-	$(RUN) pytest
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto
 
 test-slow: setup
-	$(RUN) pytest -m slow
+	OMP_NUM_THREADS=1 $(RUN) pytest -m slow -n auto
 
 lint: setup
 	$(RUN) ruff check .
@@ -40,6 +41,7 @@ bench: setup
 	$(UV) pip install -q --python .venv/bin/python -r benchmarks/requirements.txt
 	$(RUN) python -m benchmarks.meta_step --json bench/meta_step.json
 	$(RUN) python -m benchmarks.memory --json bench/memory.json
+	$(RUN) python -m benchmarks.adapt --json bench/adapt.json
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 
 clean:

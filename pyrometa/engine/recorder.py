@@ -21,6 +21,9 @@ from pyrometa.types import TaskBatch
 _PATIENCE = 20
 """Runs without a change after which recording, which takes about a hundred of them, is worth while."""
 
+_UNUSED = 3
+"""Recordings in a row of which none was replayed, after which there is no point in another."""
+
 _KEPT = 8
 """Recordings of a program that are kept: shapes, training and evaluation, meta-steps and scores."""
 
@@ -38,6 +41,7 @@ class Recorder:
     compiled: bool
     recordings: OrderedDict[Any, Recording] = field(default_factory=OrderedDict)
     _seen: dict[Any, tuple[Fingerprint, int]] = field(default_factory=dict)
+    _unused: dict[Any, list[Fingerprint]] = field(default_factory=dict)
     _refused: set[Any] = field(default_factory=set)
 
     def recording(self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
@@ -53,10 +57,12 @@ class Recorder:
         found = self.recordings.get((static, state))
         if found is not None:
             self.recordings.move_to_end((static, state))
+            self._unused[static] = []
             return found
         if not (self.eager or self._keeps_coming(static, state)):
             return None
         try:
+            self._check_use(static, state)
             made = _recorded(problem, batch, work, plan, state, compiled=self.compiled)
         except UnsupportedProgramError:
             if self.eager:
@@ -67,6 +73,20 @@ class Recorder:
         if len(self.recordings) > _KEPT:
             self.recordings.popitem(last=False)
         return made
+
+    def _check_use(self, static: Any, state: Fingerprint) -> None:
+        """Refuse a program that is another at every run.
+
+        Raises:
+            UnsupportedProgramError: naming what differs.
+        """
+        unused = self._unused.setdefault(static, [])
+        if len(unused) == _UNUSED:
+            raise UnsupportedProgramError(
+                f"this program can't be recorded: {unused[-1].first_difference(state)} is another at every run; give "
+                "what changes as an argument, or use Engine(record=False)"
+            )
+        unused.append(state)
 
     def _keeps_coming(self, static: Any, state: Fingerprint) -> bool:
         last, count = self._seen.get(static, (state, 0))

@@ -11,7 +11,7 @@ from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.inner import Order, adapt
+from pyrometa.inner import Order, adapt, all_finite
 from pyrometa.types import TaskBatch
 
 _STEPS = 2
@@ -21,7 +21,8 @@ _STEPS = 2
 def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
     """Run some tasks vectorised and one by one for a step or two, and compare losses and gradients.
 
-    A program that makes draws of its own is only run: its numbers differ by design.
+    A program that makes draws of its own is only run: its numbers differ by design. A task that diverges is for the run
+    itself to report.
 
     Returns:
         Why the vectorised pass can't be used, or None if it can.
@@ -41,7 +42,7 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
         except Exception as error:  # whatever vmap or the program raises is the reason
             return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
-    if draws_its_own or all(map(_close, found, total)):
+    if draws_its_own or not all_finite(total) or all(map(_close, found, total)):
         return None
     return "the vectorised loss or gradient differs from the reference"
 

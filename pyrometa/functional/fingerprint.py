@@ -38,8 +38,7 @@ class Fingerprint:
         self._visited: dict[int, str] = {}
         self._state["dtype"] = torch.get_default_dtype()
         self._state["local"] = pyro.settings.get("module_local_params")
-        self._state["handlers"] = tuple(map(id, _PYRO_STACK))
-        for name, program in programs.items():
+        for name, program in {**programs, "handlers": list(_PYRO_STACK)}.items():
             self._add(name, program)
 
     def __eq__(self, other: object) -> bool:

@@ -138,7 +138,7 @@ def _reached(run: SideRun) -> dict[str, Tensor]:
 
 
 def _named_tensors(root: nn.Module) -> dict[str, Tensor]:
-    """Parameters of a module by path, a PyroParam without its ``_unconstrained``."""
+    """Parameters of a module by path, a PyroParam without its ``_unconstrained``; private paths last."""
     named = {}
     for prefix, module in root.named_modules():
         for key, tensor in module._parameters.items():
@@ -146,7 +146,7 @@ def _named_tensors(root: nn.Module) -> dict[str, Tensor]:
                 is_pyro_param = _pyro_param_constraint(module, key) is not None
                 local = key[: -len(_UNCONSTRAINED)] if is_pyro_param else key
                 named[f"{prefix}.{local}" if prefix else local] = tensor
-    return named
+    return dict(sorted(named.items(), key=lambda item: any(part.startswith("_") for part in item[0].split("."))))
 
 
 def _sites(tensor: Tensor, runs: Iterable[SideRun], modules: Iterable[nn.Module]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyro
@@ -74,7 +75,7 @@ class Program:
             ValueError: the guide lacks a site of the model, or has one too many.
         """
         with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self._modules()):
-            guide = self._run("guide", self.conditioned(data), data)
+            guide = replace(self._run("guide", self.conditioned(data), data), program=self.guide)
             replayed = poutine.replay(self.model, trace=_constant(guide.trace))
             model = self._run("model", replayed, data)
             guards.check_sites(guide.trace, model.trace)

@@ -269,12 +269,6 @@ def test_learn2learn_wrappers():
     case = plain_modules()
     with pytest.raises(ValueError, match=r"brings its own inner rule: drop inner="):
         pm.MetaSVI(case.model, l2l.algorithms.MAML(case.guide, lr=0.1), ADAM, inner=pm.SGD(0.1))
-    for wrapper in (
-        l2l.algorithms.MetaSGD(case.guide, lr=0.1),
-        l2l.algorithms.GBML(case.guide, l2l.optim.ModuleTransform(nn.Linear)),
-    ):
-        with pytest.raises(TypeError, match=f"learn2learn's {type(wrapper).__name__} is not supported"):
-            pm.MetaSVI(case.model, wrapper, ADAM)
 
 
 def test_arguments_that_are_not_batched():

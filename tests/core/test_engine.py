@@ -100,6 +100,16 @@ def test_networks_and_tasks_of_any_size(widths, bias, sizes, steps, learn, low_r
     )
 
 
+@pytest.mark.parametrize("record", [False, True])
+def test_single_precision(record):
+    case = modules()
+    case = Case(case.model.float(), case.guide.float(), case.support.float(), case.query.float())
+    loss, grads = gradients(meta_svi(case, pm.Engine(vectorize=True, record=record)), case)
+    expected_loss, expected = gradients(meta_svi(case, LOOP), case)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=0)
+    meta_cases.assert_equal(grads, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
 def test_chunks_change_nothing(chunk_size):
     assert_same(modules(), pm.Engine(vectorize=True, chunk_size=chunk_size))

@@ -242,6 +242,17 @@ def test_auto_records_only_what_keeps_coming():
     assert len(engine.recordings()) == 1
 
 
+def test_a_program_that_is_another_at_every_run_is_refused_by_name():
+    model = Annealed().eval()
+    meta = meta_svi(Case(model, modules().guide, rows(), rows()), pm.Engine(record=True), steps=0)
+    for i in range(recorder._UNUSED):
+        model.beta = 1.0 + i
+        meta.evaluate_loss(rows())
+    model.beta = 0.5
+    with pytest.raises(pm.UnsupportedProgramError, match=r"model\.beta is another at every run"):
+        meta.evaluate_loss(rows())
+
+
 class Counting(nn.Module):
     def __init__(self):
         super().__init__()

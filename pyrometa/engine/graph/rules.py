@@ -36,12 +36,12 @@ def _permuted(facts: Facts, x: Node, dims: Sequence[int]) -> Any:
     return x if list(dims) == list(range(len(dims))) else None
 
 
-def _transposed(facts: Facts, x: Node, *dims: int) -> Any:
-    if dims[0] == dims[1]:
+def _transposed(facts: Facts, x: Node, first: int = 0, second: int = 1) -> Any:
+    if first == second:
         return x
     rank = len(facts[x].shape)
-    undone = x.target is _aten.transpose.int and {d % rank for d in x.args[1:]} == {d % rank for d in dims}  # type: ignore[operator]
-    return x.args[0] if undone else None
+    before: Any = (*x.args[1:], 0, 1)[:2] if x.target in (_aten.transpose.int, _aten.t.default) else ()
+    return x.args[0] if {d % rank for d in before} == {first % rank, second % rank} else None
 
 
 def _negated(facts: Facts, x: Node) -> Any:
@@ -106,6 +106,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _aten._unsafe_view.default: _reshaped,
     _aten.permute.default: _permuted,
     _aten.transpose.int: _transposed,
+    _aten.t.default: _transposed,
     _aten.neg.default: _negated,
     _aten.add.Tensor: _added,
     _aten.sub.Tensor: _subtracted,

@@ -22,8 +22,8 @@ from pyrometa.engine.graph.rules import VIEWS, known
 _aten = torch.ops.aten
 _BLANKS = {_aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default}
 _BY_SHAPE = {_aten.zeros_like.default, _aten.ones_like.default, _aten.new_zeros.default, _aten.new_ones.default}
-_WALKS = 3
-"""The first makes the parts of like tensors alike, the others put operations on them together."""
+_WALKS = 12
+"""At most so many: each puts one more operation on the parts of a tensor together, where there was one before."""
 
 
 def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
@@ -37,12 +37,15 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     if any(_writes(node) for node in recorded.graph.nodes):
         return recorded
     graph = recorded.graph
+    graph.eliminate_dead_code()
     for _ in range(_WALKS):
-        graph.eliminate_dead_code()
+        before = len(graph.nodes)
         walk = _Numbering(recorded, graph, inputs)
         graph = walk.graph
+        graph.eliminate_dead_code()
+        if len(graph.nodes) == before:
+            break
     call_directly(graph, walk.facts)
-    graph.eliminate_dead_code()
     graph.lint()
     return GraphModule(recorded, graph)
 
@@ -76,6 +79,7 @@ class _Numbering:
         self._module = module
         self.facts: dict[Node, Fact] = {}
         self._made: dict[Any, Node] = {}
+        self._wholes: dict[tuple[Node, ...], Node | None] = {}
         given = iter(inputs)
         new: dict[Node, Node] = {}
         for node in graph.nodes:
@@ -154,6 +158,11 @@ class _Numbering:
 
     def _together(self, parts: Sequence[Node]) -> Node | None:
         """The whole of some parts, where it is there or one operation on wholes makes it; else None."""
+        if tuple(parts) not in self._wholes:
+            self._wholes[tuple(parts)] = self._made_whole(parts)
+        return self._wholes[tuple(parts)]
+
+    def _made_whole(self, parts: Sequence[Node]) -> Node | None:
         whole = known(_aten.cat.default, self.facts, (parts, -1), {})
         columns = None if whole is not None else like_operations(parts, self.facts)
         if columns is None:
