@@ -1,5 +1,6 @@
 """Fair timing: one pinned core, CPU seconds, interleaved rounds, ratios within one run."""
 
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -9,14 +10,17 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
 
+T = TypeVar("T")
 Seconds = dict[str, list[float]]
 PACKAGES = ("torch", "pyro-ppl", "learn2learn", "jax", "numpyro", "numpy")
 
@@ -54,55 +58,106 @@ def interleaved(steps: Mapping[str, Callable[[], object]], rounds: int) -> Secon
     seconds: Seconds = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            seconds[name].append(_timed(step))
+            seconds[name].append(cpu_seconds(step))
     return seconds
 
 
-def interleaved_processes(builders: Mapping[str, Callable[[], Callable[[], object]]], rounds: int) -> Seconds:
+@dataclass
+class Timed:
+    """What a worker measures.
+
+    Attributes:
+        first: CPU seconds of the first step, in which contestants record, compile, plan and make Adam's state.
+        recordings: what pyrometa's engine recorded in it.
+        seconds: CPU seconds of the later steps.
+    """
+
+    first: float
+    recordings: list[str]
+    seconds: list[float] = field(default_factory=list)
+
+
+def interleaved_processes(builders: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timed]:
     """As :func:`interleaved`, with a process of its own for each, on one core in turns.
 
     In one process the memory that one contestant leaves with the allocator spares another its page faults.
 
     Args:
-        builders: functions that can be pickled and return what to time, by name.
+        builders: functions that can be pickled and return a contestant, whose ``step`` is timed, by name.
         rounds: number of rounds.
     """
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
+    timed: dict[str, Timed] = {}
     workers = []
     for name, build in builders.items():
         pipes[name], end = spawn.Pipe()
         workers.append(spawn.Process(target=_serve, args=(build, end), daemon=True))
         workers[-1].start()
         end.close()
-        pipes[name].recv()
-    turns = [{name: _ask(pipe) for name, pipe in pipes.items()} for _ in range(rounds)]
+        timed[name] = pipes[name].recv()
+    for _ in range(rounds):
+        for name, pipe in pipes.items():
+            pipe.send("step")
+            timed[name].seconds.append(pipe.recv())
     for pipe, worker in zip(pipes.values(), workers, strict=True):
         pipe.close()
         worker.join()
-    return {name: [turn[name] for turn in turns] for name in builders}
+    return timed
 
 
-def _ask(pipe: Connection) -> float:
-    pipe.send("step")
-    return pipe.recv()
-
-
-def _serve(build: Callable[[], Callable[[], object]], pipe: Connection) -> None:
+def _serve(build: Callable[[], Any], pipe: Connection) -> None:
     """A worker: one step for each message, until the other end is closed."""
     with one_core(), suppress(EOFError):
-        step = build()
-        step()
-        pipe.send("ready")
+        contestant = build()
+        pipe.send(first_step(contestant))
         while pipe.recv():
-            pipe.send(_timed(step))
+            pipe.send(cpu_seconds(contestant.step))
 
 
-def _timed(step: Callable[[], object]) -> float:
+def first_step(contestant: Any) -> Timed:
+    """Do a contestant's first step."""
+    first = cpu_seconds(contestant.step)
+    return Timed(first, recordings_of(contestant))
+
+
+def recordings_of(contestant: Any) -> list[str]:
+    """What pyrometa's engine has recorded; nothing for the others."""
+    return contestant.recordings() if hasattr(contestant, "recordings") else []
+
+
+def in_own_process(function: Callable[..., T], *args: Any) -> T:
+    """What a function returns in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def cpu_seconds(step: Callable[[], object]) -> float:
+    """CPU seconds of this process that a step takes."""
     gc.collect()  # what others left is not for this one to clear
     began = time.process_time()
     step()
     return time.process_time() - began
+
+
+def resident() -> float:
+    """Resident MiB, after what is free has been given back (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
+def peak_resident(step: Callable[[], object]) -> float:
+    """The largest resident MiB while a step runs (Linux)."""
+    resident()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets VmHWM to what is resident now
+    step()
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:

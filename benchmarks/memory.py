@@ -4,33 +4,24 @@ python -m benchmarks.memory --json bench/memory.json
 """
 
 import argparse
-import json
-import resource
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import one_core, table, write_json
+from benchmarks.measure import in_own_process, one_core, peak_resident, resident, table, write_json
 from benchmarks.peers import CONTESTANTS, OURS, Unavailable
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, workload
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print and write; with ``--one``, be the process that is measured."""
+    """Measure, print and write."""
     args = parse(argv)
-    workload = Workload("A", tasks=args.batch)
+    work = workload("A", args.batch)
     if args.quick:
-        workload = workload.quick()
-    if args.one:
-        with one_core():
-            measured = measure(args.one, workload)
-        print(json.dumps(measured))
-        return measured
-    found = {name: in_own_process(name, args) for name in args.contestants}
-    result = {"workload": workload.described(), "mib": found}
+        work = work.quick()
+    found = {name: in_own_process(measure, name, work) for name in args.contestants}
+    result = {"workload": work.described(), "mib": found}
     print(report(result))
     write_json(args.json, result)
     return result
@@ -42,38 +33,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="tasks")
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs")
-    parser.add_argument("--one", choices=CONTESTANTS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def in_own_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a fresh interpreter measures."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--one", name, "--batch", str(args.batch)]
-    command += ["--quick"] if args.quick else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def measure(name: str, work: Workload) -> dict[str, Any]:
+    """Resident MiB at rest, and at the peaks of the first step and of the second.
 
-
-def measure(name: str, workload: Workload) -> dict[str, Any]:
-    """Resident MiB at rest and at the peak of two steps, the first of which makes Adam's state.
-
-    At rest everything is imported and built, and a step on two tasks has been done by another instance.
+    At rest everything is imported and built, and a step on two tasks has been done by another instance. The first step
+    records or compiles, and makes Adam's state.
     """
-    try:
-        CONTESTANTS[name](replace(workload, tasks=2)).step()
-        contestant = CONTESTANTS[name](workload)
-    except Unavailable as reason:
-        return {"absent": str(reason)}
-    rest = _resident()
-    for _ in range(2):
-        contestant.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return {"rest": rest, "peak": peak, "step": peak - rest}
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 1024**2
+    with one_core():
+        try:
+            CONTESTANTS[name](replace(work, tasks=2)).step()
+            contestant = CONTESTANTS[name](work)
+        except Unavailable as reason:
+            return {"absent": str(reason)}
+        rest = resident()
+        first, peak = peak_resident(contestant.step), peak_resident(contestant.step)
+    return {"rest": rest, "peak": peak, "step": peak - rest, "first_step": first - rest}
 
 
 def report(result: dict[str, Any]) -> str:
@@ -82,12 +59,15 @@ def report(result: dict[str, Any]) -> str:
     rows = []
     for name, mib in result["mib"].items():
         if "absent" in mib:
-            rows.append((name, mib["absent"], "", "", ""))
+            rows.append((name, mib["absent"], "", "", "", ""))
         else:
             ratio = f"{mib['step'] / base:.2f}" if base else ""
-            rows.append((name, f"{mib['rest']:.0f}", f"{mib['peak']:.0f}", f"{mib['step']:.0f}", ratio))
-    title = f"Resident MiB, workload A, B = {result['workload']['tasks']}"
-    return f"{title}\n" + table(("contestant", "at rest", "peak", "of the step", "times ours"), rows)
+            figures = (f"{mib[part]:.0f}" for part in ("rest", "peak", "step"))
+            rows.append((name, *figures, ratio, f"{mib['first_step']:.0f}"))
+    title = (
+        f"Resident MiB, workload A, B = {result['workload']['tasks']}; times pyrometa's, which is Engine(record=True)"
+    )
+    return f"{title}\n" + table(("contestant", "at rest", "peak", "of a step", "ratio", "of the first step"), rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a meta-step costs as one size grows, with fast weights chosen by the engine, low-rank and dense.
+"""What a meta-step costs as one size grows: recorded, not recorded, and with all fast weights low-rank or dense.
 
 python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 """
@@ -30,8 +30,20 @@ LABELS = {
     "rows": "support and query images N",
     "width": "units of the hidden layers",
 }
-HELD: dict[str, Any] = {"auto": "auto", "low-rank": True, "dense": False}
-STYLES = {"auto": ("#222222", "-", "o"), "low-rank": ("#1f77b4", "--", "^"), "dense": ("#d62728", "--", "v")}
+ENGINES: dict[str, dict[str, Any]] = {
+    "recorded": {"record": True},
+    "not recorded": {},
+    "low-rank": {"low_rank": True},
+    "dense": {"low_rank": False},
+}
+"""Options of the engine. The first two choose which fast weights are low-rank; the last two are not recorded."""
+CURVES = ("recorded", "not recorded")
+STYLES = {
+    "recorded": ("#222222", "-", "o"),
+    "not recorded": ("#888888", "-", "s"),
+    "low-rank": ("#1f77b4", "--", "^"),
+    "dense": ("#d62728", "--", "v"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -42,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with one_core(), torch.random.fork_rng(devices=[]):
         for axis in args.axes:
             sizes = AXES[axis][:2] if args.quick else AXES[axis]
-            curves[axis] = {str(size): point(replace(base, **{axis: size}), args.rounds) for size in sizes}
+            curves[axis] = {}
+            for size in sizes:
+                curves[axis][str(size)] = point(replace(base, **{axis: size}), args.rounds)
+                write_json(args.json, {"base": base.described(), "curves": curves})
             print(report(axis, curves[axis]), end="\n\n")
     result = {"base": base.described(), "curves": curves}
-    write_json(args.json, result)
     write(args.figure, lambda path: figure(curves).savefig(path, format="png", dpi=150))
     return result
 
@@ -61,24 +75,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def point(workload: Workload, rounds: int) -> dict[str, Any]:
-    """CPU seconds of each round by how fast weights are held, and which are low-rank under ``"auto"``."""
-    built = {name: pyrometa_svi.build(workload, low_rank) for name, low_rank in HELD.items()}
-    plan = built["auto"].plan()
+    """CPU seconds of each round by engine, what was recorded, and which fast weights an engine chose to be low-rank."""
+    built = {name: pyrometa_svi.build(workload, **options) for name, options in ENGINES.items()}
+    plan = built["not recorded"].plan()
     seconds = interleaved({name: contestant.step for name, contestant in built.items()}, rounds)
-    low_rank = [name for name, how in plan.items() if how.startswith("low-rank")]
-    return {"cpu_seconds": seconds, "median": {n: statistics.median(t) for n, t in seconds.items()}, "auto": low_rank}
+    return {
+        "cpu_seconds": seconds,
+        "median": {name: statistics.median(times) for name, times in seconds.items()},
+        "low_rank": [name for name, how in plan.items() if how.startswith("low-rank")],
+        "recordings": built["recorded"].recordings(),
+    }
 
 
 def report(axis: str, curve: Mapping[str, Any]) -> str:
-    """Medians of one curve, with the exponent that takes each point from the one before (1 is linear)."""
+    """Medians of one curve, with the exponents that take each point from the one before (1 is linear)."""
     rows, before = [], None
     for size, here in curve.items():
-        cells = [f"{here['median'][name]:.3f}" for name in HELD]
-        growth = "" if before is None else f"{_exponent(before, (int(size), here['median']['auto'])):.2f}"
-        held = ", ".join(name.split(".")[-2] for name in here["auto"]) or "none"
-        rows.append((size, *cells, growth, held))
-        before = int(size), here["median"]["auto"]
-    return table((LABELS[axis], *HELD, "exponent", "low-rank under auto"), rows)
+        cells = [f"{here['median'][name]:.3f}" for name in ENGINES]
+        now = {name: (int(size), here["median"][name]) for name in CURVES}
+        growth = ["" if before is None else f"{_exponent(before[name], now[name]):.2f}" for name in CURVES]
+        held = ", ".join(name.split(".")[-2] for name in here["low_rank"]) or "none"
+        rows.append((size, *cells, *growth, held, *here["recordings"]))
+        before = now
+    exponents = (f"exponent, {name}" for name in CURVES)
+    return table((LABELS[axis], *ENGINES, *exponents, "chosen low-rank", "recording"), rows)
 
 
 def _exponent(before: tuple[int, float], here: tuple[int, float]) -> float:
@@ -103,7 +123,7 @@ def figure(curves: Mapping[str, Any]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in list(panels):
         axes.set_visible(False)
-    drawn.axes[0].legend(frameon=False, title="fast weights")
+    drawn.axes[0].legend(frameon=False)
     drawn.supylabel("CPU seconds a meta-step")
     return drawn
 

@@ -1,56 +1,32 @@
 """The workloads: a Pyro model and guide with a meta-batch, built anew from one seed for each contestant."""
 
+import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.models import BayesianMLP, ImageGuide, ImageModel
 from pyrometa.models import VAE, ConvVAE
 
-
-class Model(nn.Module):
-    """``z ~ Normal(0, I)``, ``x ~ Bernoulli(decoder(z))`` for each image."""
-
-    def __init__(self, decoder: nn.Module, latent: int) -> None:
-        super().__init__()
-        self.decoder, self.latent = decoder, latent
-
-    def forward(self, x: Tensor) -> None:
-        """Images ``(N, *image)``."""
-        with pyro.plate("data", x.shape[0]):
-            loc = x.new_zeros(x.shape[0], self.latent)
-            z = pyro.sample("z", dist.Normal(loc, torch.ones_like(loc)).to_event(1))
-            pyro.sample("x", self.decoder(z), obs=x)
-
-
-class Guide(nn.Module):
-    """``z ~ Normal(*encoder(x))`` for each image."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> None:
-        """Images ``(N, *image)``."""
-        with pyro.plate("data", x.shape[0]):
-            loc, scale = self.encoder(x)
-            pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+Data = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Second-order MAML of a VAE's guide, on the mean loss over a task's images.
+    """Second-order MAML of a guide, on the mean loss over a task's data.
 
     Attributes:
-        kind: ``"A"``, a dense VAE 784-width-latent, or ``"C"``, a convolutional one.
+        kind: ``"A"``, a dense VAE 784-width-latent; ``"B"``, AutoNormal over a Bayesian network 1-width-width-1 on
+            sinusoids; ``"C"``, a convolutional VAE.
         tasks: B, the size of the meta-batch.
-        rows: N, the support images and the query images of a task.
+        rows: N, the support data and the query data of a task.
         steps: K, the inner steps.
-        width: units of the hidden layers of A.
+        width: units of the hidden layers of A and B.
         channels: channels of the convolutions of C.
         latent: latent variables of an image.
         inner_lr: rate of the inner steps.
@@ -73,12 +49,7 @@ class Workload:
         """The same networks and data each time; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            vae, image = self._network()
-            support, query = (torch.rand(2, self.tasks, self.rows, *image) < 0.3).float()
-        vae = vae.to(self.dtype)
-        return Problem(
-            Guide(vae.encoder), Model(vae.decoder, self.latent), support.to(self.dtype), query.to(self.dtype)
-        )
+            return self._regression() if self.kind == "B" else self._images()
 
     def quick(self) -> "Workload":
         """A tiny one of the kind, to try a benchmark."""
@@ -88,36 +59,78 @@ class Workload:
         """The fields, for a result file."""
         return {**vars(self), "dtype": str(self.dtype).removeprefix("torch.")}
 
-    def _network(self) -> tuple[Any, tuple[int, ...]]:
-        if self.kind == "C":
-            return ConvVAE(channels=self.channels, latent=self.latent), (1, 28, 28)
-        return VAE(hidden=self.width, latent=self.latent), (784,)
+    def _images(self) -> "Problem":
+        vae: Any = ConvVAE(channels=self.channels, latent=self.latent)
+        image: tuple[int, ...] = (1, 28, 28)
+        if self.kind == "A":
+            vae, image = VAE(hidden=self.width, latent=self.latent), (784,)
+        support, query = (torch.rand(2, self.tasks, self.rows, *image) < 0.3).to(self.dtype)
+        vae = vae.to(self.dtype)
+        return Problem(ImageGuide(vae.encoder), ImageModel(vae.decoder, self.latent), (support,), (query,))
+
+    def _regression(self) -> "Problem":
+        amplitude, phase = 0.1 + 4.9 * torch.rand(self.tasks, 1), math.pi * torch.rand(self.tasks, 1)
+        x = 10 * torch.rand(2, self.tasks, self.rows) - 5
+        y = amplitude * torch.sin(x - phase) + 0.1 * torch.randn_like(x)
+        support, query = (
+            (inputs.unsqueeze(-1), outputs) for inputs, outputs in zip(x.to(self.dtype), y.to(self.dtype), strict=True)
+        )
+        with local_params():
+            model = BayesianMLP(self.width, self.dtype)
+            guide = model.guide()
+            guide(*(x[0] for x in support))  # sets its parameters up
+        return Problem(guide, model, support, query)
+
+
+def workload(kind: str, tasks: int) -> Workload:
+    """Workload A, B or C at its full size."""
+    if kind == "B":
+        return Workload("B", tasks=tasks, width=40, inner_lr=1e-6)
+    return Workload(kind, tasks=tasks)
+
+
+def local_params() -> AbstractContextManager[None]:
+    """A PyroModule's parameters as its own, not the param store's: clones and functional calls then reach them.
+
+    Under Pyro's default they are ignored without a word, and AutoNormal does not adapt at all. pyrometa does not need
+    it, but runs under it as the others do, so that contestants in one process do not share what the store holds.
+    """
+    return pyro.settings.context(module_local_params=True)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Networks, and data of shape ``(tasks, rows, *image)``."""
+    """Guide and model, and data: their arguments, each of shape ``(tasks, rows, ...)``."""
 
-    guide: Guide
-    model: Model
-    support: Tensor
-    query: Tensor
+    guide: nn.Module
+    model: nn.Module
+    support: Data
+    query: Data
 
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by the names that contestants' gradients go by."""
         sides = {"guide": self.guide, "model": self.model}
-        return {f"{side}.{name}": p for side, module in sides.items() for name, p in module.named_parameters()}
+        return {named(side, name): p for side, module in sides.items() for name, p in module.named_parameters()}
 
 
-class ZeroNoise(TorchFunctionMode):
-    """Standard normal draws are zero, so that contestants that draw in different orders can be compared."""
+def named(side: str, name: str) -> str:
+    """A parameter's name in results; a PyroParam's is that of its unconstrained value."""
+    return f"{side}.{name.removesuffix('_unconstrained')}"
+
+
+class FixedNoise(TorchFunctionMode):
+    """Standard normal draws are all of one value, so that contestants that draw in different orders can be compared."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer the draws that a Normal can be built on."""
         if func is torch.Tensor.normal_:
-            return args[0].zero_()
+            return args[0].fill_(self._value)
         if func is torch.randn_like:
-            return torch.zeros_like(*args, **(kwargs or {}))
+            return torch.full_like(*args, self._value, **(kwargs or {}))
         if func is torch.randn:
-            return torch.zeros(*args, **(kwargs or {}))
+            return torch.full(args[0] if isinstance(args[0], tuple) else args, self._value, **(kwargs or {}))
         return func(*args, **(kwargs or {}))

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from benchmarks.workloads import Workload
 
+NOISE = 0.5
+"""The value of all standard normal draws where results are compared."""
+
 
 class Contestant(Protocol):
     """One way to do a meta-step."""
@@ -17,7 +20,7 @@ class Contestant(Protocol):
         """Forward, meta-gradient and Adam step on the workload's meta-batch, with fresh noise."""
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """Mean query loss and meta-gradient on zero noise, by ``Problem.parameters``' names; nothing is changed."""
+        """Mean query loss and meta-gradient on fixed noise, by ``Problem.parameters``' names; nothing is changed."""
 
 
 class Unavailable(Exception):
@@ -35,8 +38,8 @@ def _build(module: str, workload: Workload, **options: object) -> Contestant:
 
 
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
-    OURS: partial(_build, "pyrometa_svi"),
-    "pyrometa, low_rank=False": partial(_build, "pyrometa_svi", low_rank=False),
+    OURS: partial(_build, "pyrometa_svi", record=True),
+    "pyrometa, not recorded": partial(_build, "pyrometa_svi"),
     "learn2learn loop": partial(_build, "learn2learn_loop"),
     "torch.func vmap": partial(_build, "torch_func"),
     "NumPyro, jit(vmap)": partial(_build, "numpyro_jit"),

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.peers import Unavailable
-from benchmarks.workloads import Workload, ZeroNoise
+from benchmarks.peers import NOISE, Unavailable
+from benchmarks.workloads import FixedNoise, Workload
 
 LAYERS = ("hidden", "loc", "log_scale")
 Factors = dict[str, list[tuple[Tensor, Tensor]]]
@@ -30,8 +30,8 @@ class MetaStep:
         self._optim.step()
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """On zero noise."""
-        with ZeroNoise():
+        """On fixed noise."""
+        with FixedNoise(NOISE):
             loss = self._meta_loss()
         return loss.item(), dict(zip(self._leaves, torch.autograd.grad(loss, self._leaves.values()), strict=True))
 
@@ -39,11 +39,11 @@ class MetaStep:
         factors: Factors = {name: [] for name in LAYERS}
         for _ in range(self._workload.steps):
             pass_ = _Pass(self._problem.guide.encoder, factors, probing=True)
-            loss = self._losses(pass_, self._problem.support).sum()
+            loss = self._losses(pass_, self._problem.support[0]).sum()
             deltas = torch.autograd.grad(loss, [pass_.probes[name] for name in LAYERS], create_graph=True)
             for name, delta in zip(LAYERS, deltas, strict=True):
                 factors[name].append((-self._workload.inner_lr * delta, pass_.inputs[name]))
-        return self._losses(_Pass(self._problem.guide.encoder, factors), self._problem.query).mean()
+        return self._losses(_Pass(self._problem.guide.encoder, factors), self._problem.query[0]).mean()
 
     def _losses(self, encoder: "_Pass", x: Tensor) -> Tensor:
         decoder = self._problem.model.decoder

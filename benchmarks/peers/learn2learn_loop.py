@@ -5,7 +5,8 @@ from learn2learn.algorithms import MAML
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from benchmarks.workloads import Workload, ZeroNoise
+from benchmarks.peers import NOISE
+from benchmarks.workloads import Data, FixedNoise, Workload, local_params
 
 
 class MetaStep:
@@ -24,26 +25,28 @@ class MetaStep:
         self._optim.step()
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """On zero noise."""
-        with ZeroNoise():
+        """On fixed noise."""
+        with FixedNoise(NOISE):
             loss = self._backward()
         return loss.item(), {name: leaf.grad.clone() for name, leaf in self._leaves.items()}
 
     def _backward(self) -> Tensor:
         self._optim.zero_grad()
-        tasks = list(zip(self._problem.support, self._problem.query, strict=True))
-        total = self._problem.support.new_zeros(())
-        for support, query in tasks:
-            learner = self._maml.clone()
-            for _ in range(self._steps):
-                learner.adapt(self._loss(learner, support))
-            loss = self._loss(learner, query) / len(tasks)
-            loss.backward()
-            total += loss.detach()
+        supports, queries = zip(*self._problem.support, strict=True), zip(*self._problem.query, strict=True)
+        tasks = list(zip(supports, queries, strict=True))
+        total = self._problem.support[0].new_zeros(())
+        with local_params():
+            for support, query in tasks:
+                learner = self._maml.clone()
+                for _ in range(self._steps):
+                    learner.adapt(self._loss(learner, support))
+                loss = self._loss(learner, query) / len(tasks)
+                loss.backward()
+                total += loss.detach()
         return total
 
-    def _loss(self, guide: torch.nn.Module, x: Tensor) -> Tensor:
-        return self._elbo.differentiable_loss(self._problem.model, guide, x) / self._rows
+    def _loss(self, guide: torch.nn.Module, data: Data) -> Tensor:
+        return self._elbo.differentiable_loss(self._problem.model, guide, *data) / self._rows
 
 
 def build(workload: Workload) -> MetaStep:

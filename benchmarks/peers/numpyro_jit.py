@@ -8,15 +8,14 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpyro
-import numpyro.distributions as dist
 import torch
-from numpyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from benchmarks.peers import Unavailable
+from benchmarks.peers import NOISE
+from benchmarks.peers.numpyro_programs import Params, programs
 from benchmarks.workloads import Workload
 
-Params = dict[str, jax.Array]
+Data = tuple[jax.Array, ...]
 
 
 class MetaStep:
@@ -27,7 +26,9 @@ class MetaStep:
         self._workload = workload
         self._optim = numpyro.optim.Adam(workload.outer_lr)
         with _precision(workload.dtype):
-            self._data = jnp.asarray(problem.support.numpy()), jnp.asarray(problem.query.numpy())
+            self._support, self._query = (
+                tuple(jnp.asarray(part.numpy()) for part in data) for data in (problem.support, problem.query)
+            )
             leaves = {name: jnp.asarray(leaf.detach().numpy()) for name, leaf in problem.parameters().items()}
             self._state = self._optim.init(leaves)
             self._key = jax.random.PRNGKey(0)
@@ -39,8 +40,8 @@ class MetaStep:
             self._state, self._key, _ = jax.block_until_ready(self._compiled(self._state, self._key))
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """On zero noise, compiled by itself."""
-        with _precision(self._workload.dtype), mock.patch("jax.random.normal", _zeros):
+        """On fixed noise, compiled by itself."""
+        with _precision(self._workload.dtype), mock.patch("jax.random.normal", _fixed):
             gradients = jax.jit(jax.value_and_grad(self._meta_loss))
             loss, grads = gradients(self._optim.get_params(self._state), self._key)
         return float(loss), {name: torch.tensor(jax.device_get(grad)) for name, grad in grads.items()}
@@ -54,34 +55,22 @@ class MetaStep:
         phi = {name: p for name, p in params.items() if name.startswith("guide.")}
         theta = {name: p for name, p in params.items() if name.startswith("model.")}
         keys = jax.random.split(key, self._workload.tasks)
-        return jax.vmap(self._task_loss, (None, None, 0, 0, 0))(phi, theta, *self._data, keys).mean()
+        return jax.vmap(self._task_loss, (None, None, 0, 0, 0))(phi, theta, self._support, self._query, keys).mean()
 
-    def _task_loss(self, phi: Params, theta: Params, support: Any, query: Any, key: jax.Array) -> jax.Array:
+    def _task_loss(self, phi: Params, theta: Params, support: Data, query: Data, key: jax.Array) -> jax.Array:
         *inner, last = jax.random.split(key, self._workload.steps + 1)
         for noise in inner:
             grads = jax.grad(self._elbo_loss)(phi, theta, support, noise)
             phi = {name: p - self._workload.inner_lr * grads[name] for name, p in phi.items()}
         return self._elbo_loss(phi, theta, query, last)
 
-    def _elbo_loss(self, phi: Params, theta: Params, x: jax.Array, key: jax.Array) -> jax.Array:
-        def model(x: jax.Array) -> None:
-            with numpyro.plate("data", x.shape[0]):
-                z = numpyro.sample("z", dist.Normal(0, 1).expand([self._workload.latent]).to_event(1))
-                h = jax.nn.relu(_linear(theta, "model.decoder.hidden", z))
-                logits = _linear(theta, "model.decoder.output", h)
-                numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
-
-        def guide(x: jax.Array) -> None:
-            with numpyro.plate("data", x.shape[0]):
-                h = jax.nn.relu(_linear(phi, "guide.encoder.hidden", x))
-                loc, log_scale = (_linear(phi, f"guide.encoder.{head}", h) for head in ("loc", "log_scale"))
-                numpyro.sample("z", dist.Normal(loc, jnp.exp(log_scale)).to_event(1))
-
-        return TraceMeanField_ELBO().loss(key, {}, model, guide, x) / self._workload.rows
+    def _elbo_loss(self, phi: Params, theta: Params, data: Data, key: jax.Array) -> jax.Array:
+        model, guide, elbo = programs(self._workload, {**phi, **theta})
+        return elbo.loss(key, {}, model, guide, *data) / self._workload.rows
 
 
-def _zeros(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = None) -> jax.Array:
-    return jnp.zeros(shape, dtype)
+def _fixed(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = None) -> jax.Array:
+    return jnp.full(shape, NOISE, dtype)
 
 
 @contextmanager
@@ -95,12 +84,6 @@ def _precision(dtype: torch.dtype) -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-def _linear(params: Params, name: str, x: jax.Array) -> jax.Array:
-    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
-
-
 def build(workload: Workload) -> MetaStep:
-    """The contestant, for the dense network only."""
-    if workload.kind != "A":
-        raise Unavailable("written for another network")
+    """The contestant."""
     return MetaStep(workload)

@@ -1,12 +1,13 @@
 """pyrometa: MetaSVI on the unchanged model and guide."""
 
-from typing import Literal
+from typing import Any
 
 import pyro
 from torch import Tensor
 
 import pyrometa as pm
-from benchmarks.workloads import Workload, ZeroNoise
+from benchmarks.peers import NOISE
+from benchmarks.workloads import FixedNoise, Workload, local_params
 
 
 class MetaStep:
@@ -15,6 +16,7 @@ class MetaStep:
     def __init__(self, workload: Workload, engine: pm.Engine) -> None:
         problem = workload.build()
         self._data = problem.support, problem.query
+        self._engine = engine
         self._meta = pm.MetaSVI(
             problem.model,
             problem.guide,
@@ -27,19 +29,25 @@ class MetaStep:
 
     def step(self) -> None:
         """One meta-step."""
-        self._meta.step(*self._data)
+        with local_params():
+            self._meta.step(*self._data)
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """On zero noise."""
-        with ZeroNoise():
+        """On fixed noise."""
+        with local_params(), FixedNoise(NOISE):
             loss, grads = self._meta.loss_and_grads(*self._data)
         return loss.item(), grads
 
     def plan(self) -> dict[str, str]:
         """How the engine holds each parameter."""
-        return self._meta.plan(*self._data)
+        with local_params():
+            return self._meta.plan(*self._data)
+
+    def recordings(self) -> list[str]:
+        """What was recorded, and how long it took."""
+        return self._engine.recordings()
 
 
-def build(workload: Workload, low_rank: bool | Literal["auto"] = "auto") -> MetaStep:
-    """The contestant."""
-    return MetaStep(workload, pm.Engine(low_rank=low_rank))
+def build(workload: Workload, **options: Any) -> MetaStep:
+    """The contestant, with the options of its engine."""
+    return MetaStep(workload, pm.Engine(**options))

@@ -10,7 +10,8 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.workloads import Workload, ZeroNoise
+from benchmarks.peers import NOISE
+from benchmarks.workloads import Data, FixedNoise, Workload, local_params, named
 
 Params = dict[str, Tensor]
 
@@ -42,8 +43,8 @@ class MetaStep:
         self._optim.step()
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
-        """On zero noise."""
-        with ZeroNoise():
+        """On fixed noise."""
+        with FixedNoise(NOISE):
             grads, loss = self._gradients()
         return loss.item(), grads
 
@@ -52,32 +53,46 @@ class MetaStep:
             {name: p.detach() for name, p in module.named_parameters()}
             for module in (self._problem.guide, self._problem.model)
         )
-        (by_phi, by_theta), loss = self._grads_and_loss(phi, theta)
-        guide, model = ({f"guide.{n}": g for n, g in by_phi.items()}, {f"model.{n}": g for n, g in by_theta.items()})
+        with local_params():
+            (by_phi, by_theta), loss = self._grads_and_loss(phi, theta)
+        guide, model = (
+            {named("guide", n): g for n, g in by_phi.items()},
+            {named("model", n): g for n, g in by_theta.items()},
+        )
         return {**guide, **model}, loss
 
     def _meta_loss(self, phi: Params, theta: Params) -> Tensor:
         tasks = vmap(self._task_loss, (None, None, 0, 0), randomness="different")
         return tasks(phi, theta, self._problem.support, self._problem.query).mean()
 
-    def _task_loss(self, phi: Params, theta: Params, support: Tensor, query: Tensor) -> Tensor:
+    def _task_loss(self, phi: Params, theta: Params, support: Data, query: Data) -> Tensor:
         for _ in range(self._workload.steps):
             grads = grad(self._elbo_loss)(phi, theta, support)
             phi = {name: p - self._workload.inner_lr * grads[name] for name, p in phi.items()}
         return self._elbo_loss(phi, theta, query)
 
-    def _elbo_loss(self, phi: Params, theta: Params, x: Tensor) -> Tensor:
+    def _elbo_loss(self, phi: Params, theta: Params, data: Data) -> Tensor:
         guide, model = _with(self._problem.guide, phi), _with(self._problem.model, theta)
         with OutOfPlace():
-            guide_trace = poutine.trace(guide).get_trace(x)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
-            kl = kl_divergence(guide_trace.nodes["z"]["fn"], model_trace.nodes["z"]["fn"]).sum()
-            log_prob = model_trace.nodes["x"]["fn"].log_prob(x).sum()
-        return (kl - log_prob) / self._workload.rows
+            guide_trace = poutine.trace(guide).get_trace(*data)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*data)
+            negative_elbo = _sampled if self._workload.kind == "B" else _mean_field
+            return negative_elbo(guide_trace, model_trace) / self._workload.rows
 
 
-def _with(module: nn.Module, params: Params) -> Callable[[Tensor], None]:
-    return lambda x: functional_call(module, params, (x,))
+def _mean_field(guide: poutine.Trace, model: poutine.Trace) -> Tensor:
+    observed = model.nodes["x"]
+    kl = kl_divergence(guide.nodes["z"]["fn"], model.nodes["z"]["fn"]).sum()
+    return kl - observed["fn"].log_prob(observed["value"]).sum()
+
+
+def _sampled(guide: poutine.Trace, model: poutine.Trace) -> Tensor:
+    """As Pyro's mean-field ELBO does at the sites of an AutoNormal, which are Deltas that have no KL."""
+    return guide.log_prob_sum() - model.log_prob_sum()
+
+
+def _with(module: nn.Module, params: Params) -> Callable[..., None]:
+    return lambda *data: functional_call(module, params, data)
 
 
 def build(workload: Workload) -> MetaStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +77,8 @@ def record(
         recorded = make_fx(operations)(*inputs)
     count = len(recorded.graph.nodes)
     graph = simplified(recorded, inputs)
+    del recorded
+    gc.collect()  # of all tensors of the run, which the graph's nodes hold in cycles
     done = time.perf_counter()
     run = _compiled(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)

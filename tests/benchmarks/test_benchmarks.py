@@ -1,6 +1,7 @@
 """Each benchmark runs with tiny sizes, and what is timed has been found to agree."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import json
@@ -8,49 +9,82 @@ import multiprocessing
 import sys
 import warnings
 
+import pyro
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import measure, memory, meta_step, scaling
-from benchmarks.peers import CONTESTANTS, OURS, Unavailable
-from benchmarks.workloads import Workload
+from benchmarks import adapt, measure, memory, meta_step, scaling
+from benchmarks.peers import CONTESTANTS, NOISE, OURS, Unavailable
+from benchmarks.peers.adapting import ADAPTING
+from benchmarks.workloads import FixedNoise, workload
 
 # Imported first, where it is installed: NumPyro adds a warnings filter when imported, which is no leak of a test.
 with warnings.catch_warnings(), contextlib.suppress(ModuleNotFoundError):
     warnings.simplefilter("ignore")
     importlib.import_module("numpyro")
 
-IN_TORCH = {OURS, "pyrometa, low_rank=False", "learn2learn loop", "torch.func vmap", "by hand"}
-EXACT = Workload(dtype=torch.float64).quick()
+
+@pytest.fixture(autouse=True)
+def unvalidated():
+    """As `one_core` does for the benchmarks: AutoNormal's Deltas can't be validated under vmap."""
+    with pyro.validation_enabled(False):
+        yield
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Spares each contestant's process, which takes seconds to start."""
-
-    def timed(builders, rounds):
-        return measure.interleaved({name: build() for name, build in builders.items()}, rounds)
-
-    monkeypatch.setattr(meta_step, "interleaved_processes", timed)
+DEFAULT = "pyrometa, not recorded"
+IN_TORCH = {OURS, DEFAULT, "learn2learn loop", "torch.func vmap", "by hand"}
 
 
-@pytest.mark.parametrize("kind", ["A", "C"])
-@pytest.mark.usefixtures("in_this_process")
-def test_meta_step_times_what_agrees(kind, tmp_path, capsys):
+def exact(kind):
+    return dataclasses.replace(workload(kind, 3).quick(), dtype=torch.float64)
+
+
+EXACT = exact("A")
+
+
+def in_this_process(builders, rounds):
+    """In place of a process for each contestant, which takes seconds to start."""
+    contestants = {name: build() for name, build in builders.items()}
+    timed = {name: measure.first_step(contestant) for name, contestant in contestants.items()}
+    for name, contestant in contestants.items():
+        timed[name].seconds = [measure.cpu_seconds(contestant.step) for _ in range(rounds)]
+    return timed
+
+
+def test_meta_step_times_what_agrees(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(meta_step, "interleaved_processes", in_this_process)
     path = tmp_path / "new" / "meta_step.json"
-    result = meta_step.main(["--quick", "--workload", kind, "--batch", "2", "--rounds", "1", "--json", str(path)])
+    result = meta_step.main(["--quick", "--workload", "A", "--batch", "2", "--rounds", "1", "--json", str(path)])
     written = json.loads(path.read_text())
     assert written["runs"] == json.loads(json.dumps(result["runs"]))
     assert torch.__version__.startswith(written["versions"]["torch"])
     (run,) = written["runs"]
-    present = IN_TORCH - ({"by hand"} if kind == "C" else set())
-    assert present <= set(run["cpu_seconds"])
+    assert set(run["cpu_seconds"]) >= IN_TORCH
     assert set(run["cpu_seconds"]) | set(run["absent"]) == set(CONTESTANTS)
     assert all(len(times) == 1 and times[0] > 0 for times in run["cpu_seconds"].values())
+    assert run["first_step"][OURS] > run["cpu_seconds"][OURS][0]
+    assert list(run["recordings"]) == [OURS]
     assert max(run["relative_errors"].values()) < 1e-12
     table = capsys.readouterr().out
     assert all(name in table for name in CONTESTANTS)
+    assert run["recordings"][OURS][0] in table
+
+
+@pytest.mark.parametrize("kind", ["B", "C"])
+def test_all_contestants_agree(kind):
+    contestants, absent = meta_step.built(exact(kind))
+    assert set(contestants) >= IN_TORCH - {"by hand"}
+    assert absent["by hand"] == "written for another network"
+    assert max(meta_step.agreement(contestants).values()) < 1e-12
+
+
+def test_the_noise_of_the_comparison_counts():
+    contestant = CONTESTANTS["torch.func vmap"](exact("B"))
+    loss, grads = contestant.loss_and_grads()
+    contestant._problem.parameters()["guide.scales.layer0.weight"].data += 1
+    assert abs(contestant.loss_and_grads()[0] - loss) > 1
+    assert all(grad.abs().max() > 1e-3 for grad in grads.values())
 
 
 class Changed:
@@ -72,24 +106,27 @@ class Changed:
             lambda loss, grads: (loss, {**grads, "guide.encoder.loc.bias": grads["guide.encoder.loc.bias"] * 1.01}),
             "peer: guide.encoder.loc.bias differs",
         ),
-        (lambda loss, grads: (loss, {"other": torch.zeros(())}), "peer: gradients of other parameters"),
+        (lambda loss, grads: (loss, {"other": torch.zeros(())}), "peer: results of other names"),
     ],
     ids=["loss", "not a number", "gradient", "names"],
 )
 def test_a_peer_that_computes_something_else_is_refused(change, message):
     with pytest.raises(meta_step.Disagreement, match=message):
-        meta_step.agreement({OURS: CONTESTANTS[OURS](EXACT), "peer": Changed(change)})
+        meta_step.agreement({OURS: CONTESTANTS[DEFAULT](EXACT), "peer": Changed(change)})
 
 
 def test_another_inner_rate_is_another_computation():
-    other = Workload(dtype=torch.float64, inner_lr=1.1e-3).quick()
+    other = dataclasses.replace(EXACT, inner_lr=1.1e-3)
     with pytest.raises(meta_step.Disagreement, match=r"torch\.func: .* differs"):
-        meta_step.agreement({OURS: CONTESTANTS[OURS](EXACT), "torch.func": CONTESTANTS["torch.func vmap"](other)})
+        meta_step.agreement({OURS: CONTESTANTS[DEFAULT](EXACT), "torch.func": CONTESTANTS["torch.func vmap"](other)})
 
 
-@pytest.mark.parametrize("name", sorted(IN_TORCH))
-def test_a_step_moves_the_leaves_as_adam_does(name):
-    contestant = CONTESTANTS[name](EXACT)
+STEPS = [*(("A", name) for name in sorted(IN_TORCH)), *(("B", name) for name in sorted(IN_TORCH - {OURS, "by hand"}))]
+
+
+@pytest.mark.parametrize(("kind", "name"), STEPS)
+def test_a_step_moves_the_leaves_as_adam_does(kind, name):
+    contestant = CONTESTANTS[name](exact(kind))
     before, _ = contestant.loss_and_grads()
     for _ in range(10):
         contestant.step()
@@ -109,6 +146,7 @@ def test_memory_is_measured_in_a_process_of_its_own(tmp_path, capsys):
     memory.main(["--quick", "--contestants", "by hand", "--json", str(path)])
     mib = json.loads(path.read_text())["mib"]["by hand"]
     assert mib["peak"] >= mib["rest"] > 50
+    assert mib["first_step"] >= 0
     assert "by hand" in capsys.readouterr().out
 
 
@@ -117,18 +155,51 @@ def test_scaling_draws_its_curves(tmp_path, capsys):
     scaling.main(["--quick", "--rounds", "1", "--axes", "tasks", "--json", str(path), "--figure", str(figure)])
     curves = json.loads(path.read_text())["curves"]
     assert list(curves) == ["tasks"]
-    assert set(curves["tasks"]["4"]["median"]) == {"auto", "low-rank", "dense"}
-    assert "guide.encoder.hidden.weight" in curves["tasks"]["4"]["auto"]
+    assert set(curves["tasks"]["4"]["median"]) == {"recorded", "not recorded", "low-rank", "dense"}
+    assert "guide.encoder.hidden.weight" in curves["tasks"]["4"]["low_rank"]
+    assert len(curves["tasks"]["4"]["recordings"]) == 1
     assert "exponent" in capsys.readouterr().out
     with Image.open(figure) as image:
         assert len(set(image.convert("L").resize((90, 66)).get_flattened_data())) > 5
 
 
+def test_adapt_measures_what_agrees(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(adapt, "in_own_process", lambda function, *args: function(*args))
+    path = tmp_path / "adapt.json"
+    sizes = ["--tasks", "2", "4", "--chunk", "2", "--longest-loop", "2", "--rounds", "1"]
+    adapt.main(["--quick", "--workload", "A", *sizes, "--json", str(path)])
+    (run,) = json.loads(path.read_text())["runs"]
+    assert max(run["relative_errors"].values()) < 1e-12
+    found = {(point["tasks"], point["contestant"]): point for point in run["points"]}
+    assert set(found) == {*((2, name) for name in ADAPTING), (4, OURS), (4, DEFAULT)}
+    assert all(point["median"] > 0 for point in found.values())
+    assert found[2, OURS]["recordings"]
+    assert "ms a task" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(set(ADAPTING) - {OURS}))
+def test_adapted_parameters_are_the_tasks_own(name):
+    contestant = ADAPTING[name](exact("B"), 2)
+    with FixedNoise(NOISE):
+        one, other = (contestant.parameters(guide) for guide in contestant.adapt(2))
+    assert one.keys() == other.keys() == exact("B").build().parameters().keys()
+    assert not torch.equal(one["guide.locs.layer1.weight"], other["guide.locs.layer1.weight"])
+
+
+def test_another_adaptation_is_refused(monkeypatch):
+    def shorter(work, chunk):
+        return ADAPTING["plain SVI"](dataclasses.replace(work, steps=1), chunk)
+
+    monkeypatch.setitem(ADAPTING, OURS, shorter)
+    with pytest.raises(meta_step.Disagreement, match="differs from pyrometa's"):
+        adapt.agreement(EXACT)
+
+
 def test_each_contestant_is_timed_in_a_process_of_its_own():
-    build = functools.partial(meta_step.step_of, "by hand", EXACT)
-    seconds = measure.interleaved_processes({"by hand": build}, 2)
-    assert len(seconds["by hand"]) == 2
-    assert min(seconds["by hand"]) > 0
+    build = functools.partial(CONTESTANTS["by hand"], EXACT)
+    timed = measure.interleaved_processes({"by hand": build}, 2)
+    assert len(timed["by hand"].seconds) == 2
+    assert min(timed["by hand"].first, *timed["by hand"].seconds) > 0
     assert multiprocessing.active_children() == []
 
 
