@@ -42,6 +42,10 @@ bench: setup
 	$(RUN) python -m benchmarks.meta_step --json bench/meta_step.json
 	$(RUN) python -m benchmarks.memory --json bench/memory.json
 	$(RUN) python -m benchmarks.adapt --json bench/adapt.json
+	$(RUN) python -m benchmarks.sinusoid --json bench/sinusoid.json
+	$(RUN) python -m benchmarks.bayesian_sinusoid --json bench/bayesian_sinusoid.json
+	$(RUN) python -m benchmarks.learned_optimiser --json bench/learned_optimiser.json
+	$(RUN) python -m benchmarks.algorithms --json bench/algorithms.json
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 
 clean:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _LIBRARIES = ("torch", "pyro", "builtins", "numpy", "math", "pyrometa")
+_NOT_READ = ("plates", "init_loc_fn")  # an autoguide makes the first in every run, and has used the second by then
 
 
 class Fingerprint:
@@ -99,7 +100,7 @@ def _object_parts(value: Any) -> Iterator[tuple[str, Any]]:
 def _module_parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Attributes, except those that Pyro makes anew in every run, and the methods of the user's class."""
     for name, value in vars(module).items():
-        passing = name == "_pyro_context" or (name == "plates" and isinstance(module, AutoGuide))
+        passing = name == "_pyro_context" or (name in _NOT_READ and isinstance(module, AutoGuide))
         if not passing:
             yield name, value
     if not _is_of_library(type(module)):
