@@ -41,7 +41,7 @@ class Config:
     shots: int = 5
     queries: int = 10
     inner_steps: int = 5
-    lr: float = 2e-3
+    lr: float = 5e-4
     steps: tuple[int, ...] = (0, 1, 5, 10)
     adam_lr: float = 0.02
     adam_steps: int = 300
@@ -120,7 +120,7 @@ def meta_learned(config: Config, guide: str) -> pm.MetaSVI:
     return pm.meta_sgd(
         net,
         GUIDES[guide](net),
-        pyro.optim.Adam({"lr": 1e-3}),
+        pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 10.0}),
         TraceMeanField_ELBO() if guide == "AutoNormal" else None,
         config.inner_steps,
         lr=config.lr,

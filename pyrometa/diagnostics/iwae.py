@@ -92,7 +92,7 @@ def iwae_log_marginal(
         torch.Size([10])
     """
     total = torch.tensor(-math.inf)
-    for log_weights in _log_weights(model, guide, args, dict(kwargs or {}), num_samples, chunk_size):
+    for log_weights in log_weights_of(model, guide, args, dict(kwargs or {}), num_samples, chunk_size):
         total = torch.logaddexp(total, log_weights.logsumexp(0))
     return total - math.log(num_samples)
 
@@ -120,13 +120,13 @@ def elbo(
         True
     """
     total = 0.0
-    for log_weights in _log_weights(model, guide, args, dict(kwargs or {}), num_samples, chunk_size):
+    for log_weights in log_weights_of(model, guide, args, dict(kwargs or {}), num_samples, chunk_size):
         total += log_weights.mean(1).sum().item()
     return total / num_samples
 
 
 @torch.no_grad()
-def _log_weights(
+def log_weights_of(
     model: Callable, guide: Callable, args: tuple, kwargs: dict, num_samples: int, chunk_size: int
 ) -> Iterator[Tensor]:
     """Yields ``log w`` in chunks of shape ``(at most chunk_size, N)``; the param store is left as it was."""

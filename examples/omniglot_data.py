@@ -1,0 +1,67 @@
+"""What the three Omniglot examples share: their data, and files that are written whole or not at all."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyrometa.tasks import Characters, OmniglotData, load_images, load_omniglot
+
+
+def parser(description: str, out: str) -> argparse.ArgumentParser:
+    """The options that the examples share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--root", type=Path, default=Path("data"), help="the directory of torchvision's Omniglot")
+    parser.add_argument("--download", action="store_true", help="fetch Omniglot into --root if it is not there")
+    parser.add_argument("--quick", action="store_true", help="ten digits for Omniglot and tiny counts: proves nothing")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def load(args: argparse.Namespace) -> OmniglotData:
+    """Omniglot at 28x28, or with ``--quick`` its stand-in: digits 0-4 to learn from and 5-9 unseen."""
+    if not args.quick:
+        return load_omniglot(args.root, download=args.download)
+    data = load_images("digits")
+    seen = data.train_y < 5
+    return OmniglotData(*(_characters(data.train_x[rows], data.train_y[rows]) for rows in (seen, ~seen)))
+
+
+def _characters(images: Tensor, labels: Tensor) -> Characters:
+    return Characters(images, labels, labels % 2)  # two "alphabets"
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    text = json.dumps(result, indent=2, default=str) + "\n"
+    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    _write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def _write(path: Path, write_to: Callable[[Path], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_to(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """A mean and its standard error."""
+    return {"mean": values.mean().item(), "se": (values.std() / len(values) ** 0.5).item()}
+
+
+def binarised(images: Tensor, seed: int) -> Tensor:
+    """Each pixel is ink with its grey value's probability, so that a Bernoulli is its likelihood."""
+    return torch.bernoulli(images, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,154 @@
+"""Semi-amortised variational autoencoders on Omniglot: what refining the encoder's proposal is worth.
+
+    python examples/semi_amortised_vae.py --root data --download
+
+The encoder of a VAE proposes each image's posterior at once. What that gives away, against a posterior of the same
+family that is optimised image by image, is the amortisation gap (Cremer et al., 2018). A semi-amortised VAE (Kim et
+al., 2018) refines each proposal by a few steps of gradient descent with momentum, and trains through them.
+
+Compared are VAEs of one architecture, whose decoders take as many steps on the same images of background alphabets:
+
+- amortised: encoder only;
+- amortised, refined: the same one, refined at test time only;
+- semi-amortised: refined in training, too.
+
+The gaps on unseen alphabets are in --out: metrics.json and gaps.png.
+"""
+
+import argparse
+import copy
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import omniglot_data as omniglot
+import pyro
+import torch
+from matplotlib.figure import Figure
+from pyro.infer import SVI, TraceMeanField_ELBO
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import pyrometa as pm
+from pyrometa.diagnostics import InferenceGaps, elbo, inference_gaps
+from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
+from pyrometa.models import VAE
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+COLOURS = {"approximation": "#0072B2", "amortisation": "#D55E00"}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    args = parse(argv)
+    torch.manual_seed(args.seed)
+    background, evaluation = omniglot.load(args)
+    images = background.images.flatten(1)
+    chosen = torch.randperm(len(evaluation.images))[: args.test_images]
+    unseen = omniglot.binarised(evaluation.images[chosen].flatten(1), args.seed)
+
+    plain = VAE(hidden=args.hidden, latent=args.latent, activation=torch.tanh)
+    semi = copy.deepcopy(plain)
+    encoder, inner_encoder = encoder_of(plain, args), encoder_of(semi, args)
+    seconds = {"amortised": fit(plain, encoder, images, args, "amortised")}
+    rate = tuned_rate(plain, encoder, images, args)
+    refined = SemiAmortizedGuide(encoder, args.refinements, refinement(rate))
+    refining = SemiAmortizedGuide(inner_encoder, args.refinements, refinement(rate))
+    seconds["semi-amortised"] = fit(semi, refining, images, args, "semi-amortised")
+    vaes = {"amortised": (plain, encoder), "amortised, refined": (plain, refined), "semi-amortised": (semi, refining)}
+
+    result: dict[str, Any] = {"training cpu seconds": seconds, "rate": rate, "settings": vars(args), "gaps": {}}
+    for name, (vae, guide) in vaes.items():
+        gaps = inference_gaps(vae.model, guide, unseen, steps=args.optimisation_steps, num_samples=args.samples)
+        result["gaps"][name] = summary(gaps)
+        tqdm.write(name + ": " + ", ".join(f"{k} {v['mean']:.2f} ± {v['se']:.2f}" for k, v in summary(gaps).items()))
+        omniglot.write_json(args.out / "metrics.json", result)
+    omniglot.write_figure(args.out / "gaps.png", drawn(result["gaps"]))
+    return result
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = omniglot.parser(__doc__.splitlines()[0], "semi_amortised_vae")
+    parser.add_argument("--hidden", type=int, default=200)
+    parser.add_argument("--latent", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=1000, help="of SVI")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--refinements", type=int, default=5, help="steps by which a proposal is refined")
+    parser.add_argument("--test-images", type=int, default=100)
+    parser.add_argument("--optimisation-steps", type=int, default=600, help="to the optimal posterior of an image")
+    parser.add_argument("--samples", type=int, default=300, help="draws an image for each bound")
+    args = parser.parse_args(argv)
+    if args.quick:
+        vars(args).update(hidden=20, latent=3, steps=20, batch_size=16, refinements=2, test_images=10)
+        vars(args).update(optimisation_steps=20, samples=20)
+    return args
+
+
+def encoder_of(vae: VAE, args: argparse.Namespace) -> AmortizedGuide:
+    """A hidden layer, and the guide's own heads for the mean-field normal of each image."""
+    return AmortizedGuide(vae.model, nn.Sequential(nn.Linear(784, args.hidden), nn.Tanh()))
+
+
+def refinement(rate: float) -> pm.Momentum:
+    return pm.Momentum(rate, momentum=0.5, learn="layer")  # one for the means, one for the scales
+
+
+def tuned_rate(vae: VAE, encoder: AmortizedGuide, images: Tensor, args: argparse.Namespace) -> float:
+    """The rate that refines the trained encoder's proposals best, on some of the training images."""
+    x = images[torch.randint(len(images), (args.test_images,))].bernoulli()
+    refined = [SemiAmortizedGuide(encoder, args.refinements, refinement(rate)) for rate in RATES]
+    with pyro.get_param_store().scope():
+        for guide in refined:
+            guide(x)  # makes its learned rates
+        elbos = [elbo(vae.model, guide, x, num_samples=5, chunk_size=1) for guide in refined]
+    return max(zip(elbos, RATES, strict=True))[1]
+
+
+def fit(
+    vae: VAE, guide: AmortizedGuide | SemiAmortizedGuide, images: Tensor, args: argparse.Namespace, name: str
+) -> float:
+    """Plain SVI, which differentiates through the refinement; returns CPU seconds."""
+    began = time.process_time()
+    svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+    with pyro.get_param_store().scope(), tqdm(range(args.steps), desc=name) as bar:
+        for _ in bar:
+            batch = torch.randint(len(images), (args.batch_size,))
+            bar.set_postfix(nats=f"{svi.step(images[batch].bernoulli()) / args.batch_size:.1f}")
+    return time.process_time() - began
+
+
+def summary(gaps: InferenceGaps) -> dict[str, dict[str, float]]:
+    """Nats an image: means over the images and their standard errors."""
+    return {
+        "NLL": omniglot.mean_and_error(-gaps.log_marginal),
+        "negative ELBO": omniglot.mean_and_error(-gaps.amortised),
+        "approximation": omniglot.mean_and_error(gaps.approximation),
+        "amortisation": omniglot.mean_and_error(gaps.amortisation),
+    }
+
+
+def drawn(gaps: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """Bars from the importance-weighted NLL up to the negative ELBO, in the two parts of the gap between them."""
+    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    names = ["amortised", "amortised, refined", "semi-amortised"]
+    left = [gaps[name]["NLL"]["mean"] for name in names]
+    axes.scatter(left, range(3), color="#333333", zorder=3, label="NLL (importance-weighted)")
+    for part, colour in COLOURS.items():
+        width = [gaps[name][part]["mean"] for name in names]
+        axes.barh(range(3), width, left=left, height=0.5, color=colour, label=f"{part} gap")
+        left = [start + more for start, more in zip(left, width, strict=True)]
+    for row, name in enumerate(names):
+        text = f"  {gaps[name]['amortisation']['mean']:.2f} of amortisation"
+        axes.text(left[row], row, text, va="center", color=COLOURS["amortisation"])
+    axes.set_yticks(range(3), names)
+    axes.invert_yaxis()
+    low, high = min(gaps[name]["NLL"]["mean"] for name in names), max(left)
+    axes.set_xlim(low - 0.08 * (high - low), high + 0.35 * (high - low))
+    axes.set_xlabel("nats an image, unseen alphabets")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

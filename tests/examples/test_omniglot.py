@@ -1,0 +1,88 @@
+"""The Omniglot examples, run with tiny counts on digits that stand in for characters."""
+
+import importlib
+import json
+import math
+import re
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports an example by name, as running it would."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module
+
+
+def written(out):
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+    return json.loads((out / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def check_figure(path):
+    with Image.open(path) as image:
+        assert min(image.size) > 400
+        assert len(set(image.convert("L").resize((200, 100)).get_flattened_data())) > 5
+
+
+def test_classify_scores_both_learners(example, tmp_path):
+    learners = example("omniglot_classify").main(["--quick", "--out", str(tmp_path)])
+    assert written(tmp_path)["learners"] == learners
+    assert set(learners) == {"MAML", "Bayesian"}
+    for scores in learners.values():
+        assert 0 <= scores["accuracy"]["mean"] <= 1
+        assert 0 <= scores["ece"] <= 1
+        assert 0 < scores["brier"] < 2
+        assert abs(scores["nll"]["mean"] - math.log(5)) < 0.5  # hardly trained: about as good as guessing
+    check_figure(tmp_path / "reliability.png")
+
+
+def test_the_posterior_predictive_is_a_mean_over_draws(example):
+    classify = example("omniglot_classify")
+    meta = classify.bayesian(2, 4, optim=pyro.optim.Adam({"lr": 1e-3}), outer_lr=1e-2)
+    x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
+    meta.init(x[None], kwargs={"y": y})
+    draws = torch.stack([classify.class_logits(meta.model, meta.guide, x, y) for _ in range(3)])
+    assert draws[0].ne(draws[1]).any()
+    torch.manual_seed(3)
+    expected = [classify.class_logits(meta.model, meta.guide, x, y).softmax(-1) for _ in range(3)]
+    expected = -torch.stack(expected).mean(0).log()[range(5), y].sum()
+    torch.manual_seed(3)
+    torch.testing.assert_close(classify.predictive_nll(meta.model, meta.guide, x, y, draws=3), expected)
+
+
+@pytest.mark.parametrize("task", ["character", "alphabet"])
+def test_generate_compares_the_starts(example, tmp_path, task, capsys):
+    result = example("omniglot_generate").main(["--quick", "--task", task, "--out", str(tmp_path)])
+    saved = written(tmp_path)
+    assert saved["curves"] == result["curves"]
+    assert set(saved["curves"]) == {"random", "pooled", "pooled in five", "meta"}
+    for start in ("random", "pooled"):
+        curve = [point["mean"] for point in saved["curves"][start].values()]
+        assert curve[-1] < curve[0] < 650  # adaptation lowers the loss; 784 log 2 = 543 is a coin a pixel
+    assert saved["steps to get there"]["meta"] <= 5
+    assert re.search(r"(worse|better).* than five from the pooled VAE", capsys.readouterr().out)
+    for name in ("adaptation.png", "reconstructions.png"):
+        check_figure(tmp_path / name)
+
+
+def test_the_semi_amortised_vae_reports_the_gaps(example, tmp_path):
+    result = example("semi_amortised_vae").main(["--quick", "--out", str(tmp_path)])
+    assert written(tmp_path)["gaps"] == result["gaps"]
+    assert set(result["gaps"]) == {"amortised", "amortised, refined", "semi-amortised"}
+    for gaps in result["gaps"].values():
+        total = gaps["approximation"]["mean"] + gaps["amortisation"]["mean"]
+        assert total == pytest.approx(gaps["negative ELBO"]["mean"] - gaps["NLL"]["mean"], abs=1e-3)
+    check_figure(tmp_path / "gaps.png")
+
+
+def test_omniglot_needs_its_files(example, tmp_path):
+    with pytest.raises(FileNotFoundError, match="download=True"):
+        example("omniglot_classify").main(["--root", str(tmp_path), "--out", str(tmp_path)])
