@@ -14,14 +14,16 @@ from pyrometa.algorithms import (
 from pyrometa.engine import Engine
 from pyrometa.errors import LoopWarning, NonFiniteError, NotInitialisedError, ReachError, UnsupportedProgramError
 from pyrometa.functional import AdaptedGuide
-from pyrometa.inner import SGD, Adam, LearnedOptimiser, Momentum, Preconditioned, ProximalSGD
+from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimiser, Momentum, Preconditioned, ProximalSGD
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Displacement, Implicit, Unrolled
+from pyrometa.scores import PredictiveLoss
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "SVGD",
     "Adam",
     "AdaptedGuide",
     "Displacement",
@@ -33,6 +35,7 @@ __all__ = [
     "Momentum",
     "NonFiniteError",
     "NotInitialisedError",
+    "PredictiveLoss",
     "Preconditioned",
     "ProximalSGD",
     "ReachError",

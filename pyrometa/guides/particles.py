@@ -24,7 +24,8 @@ class ParticleGuide(PyroModule):
 
     The particles fill the batch dimension to the left of the model's plates, where ``vectorize_particles=True`` runs
     its samples. So the model must allow for that, ``Trace_ELBO`` gives the mean of the particles' negative log joint
-    densities, and the rule :class:`~pyrometa.inner.SVGD` takes them to the posterior. A site with a constrained support has its particles on the reals. They start as draws from the model.
+    densities, and the rule :class:`~pyrometa.inner.SVGD` takes them to the posterior. A site with a constrained support
+    has its particles on the reals. They start as draws from the model.
 
     Args:
         model: a Pyro model whose latent sites are outside of plates.
@@ -70,7 +71,7 @@ class ParticleGuide(PyroModule):
         return {site.name: self._sample(site) for site in self._sites}
 
     def _sample(self, site: Site) -> Tensor:
-        particles = attrgetter(site.name)(self)
+        particles = attrgetter(f"particles.{site.name}")(self)
         value = site.transform(particles)
         density = site.transform.inv.log_abs_det_jacobian(value, particles)
         density = sum_rightmost(density, density.dim() - value.dim() + site.event_dim)
@@ -89,5 +90,5 @@ class ParticleGuide(PyroModule):
         for site in sites:
             start = torch.stack([site.transform.inv(draw[site.name]["value"]) for draw in draws])
             start = start.reshape(self.num_particles, *(1,) * self.max_plate_nesting, *site.shape)
-            deep_setattr(self, site.name, nn.Parameter(start))
+            deep_setattr(self, f"particles.{site.name}", nn.Parameter(start))
         self._sites = sites

@@ -73,7 +73,8 @@ class SVGD:
         if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
             raise ValueError(
                 "SVGD needs a first dimension of particles, of one size in all that adapts; got "
-                f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}: use a ParticleGuide, or choose by adapt="
+                f"{', '.join(f'{name} {shape}' for name, shape in shapes.items())}: "
+                "use a ParticleGuide, or choose by adapt="
             )
         return self._rates.learned(params, steps)
 
