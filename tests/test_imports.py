@@ -40,7 +40,8 @@ TABLE = {
     "demo": (EVERY, set()),
     "cli": (EVERY, set()),
     "": (
-        METASVI | {"metasvi", "algorithms", "train", "checkpoint", "distributed", "models", "guides", "diagnostics"},
+        METASVI
+        | {"metasvi", "algorithms", "train", "checkpoint", "distributed", "models", "scores", "guides", "diagnostics"},
         {"interop"},
     ),
 }

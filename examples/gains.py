@@ -1,0 +1,302 @@
+"""What meta-learning gained, for the examples on real tasks: steps and seconds until SVI has converged.
+
+Many tasks are fitted side by side by plain Pyro SVI, in one plate: Adam moves every parameter by its own gradient
+alone, so each task goes as it would by itself. This needs a model that broadcasts, as Pyro's vectorised particles do.
+"""
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+from pyro import poutine
+from pyro.infer import SVI
+from pyro.infer.elbo import ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import pyrometa as pm
+from pyrometa.diagnostics import steps_until
+
+Row = tuple[Tensor, ...]
+Values = Mapping[str, Tensor]
+
+META = "meta-learned start and rates"
+TOLERANCE = 0.005  # nats a datum
+COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for the colour-blind
+
+
+@dataclass
+class Curve:
+    """Mean loss over tasks, nats a datum, after numbers of steps.
+
+    ``steps`` is the first within ``TOLERANCE`` of converged SVI, ``matched`` the first that is as low as the best
+    meta-learned start ends; ``seconds`` are CPU seconds of one task, for ``steps`` or for the whole inner loop.
+    """
+
+    at: list[int]
+    losses: list[float]
+    rate: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    matched: int | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A Pyro program and the tasks to fit.
+
+    ``guide`` makes a guide of a model; ``draws`` of the latents, over all tasks, are behind each mean loss.
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[[Callable[..., Any]], nn.Module]
+    elbo: ELBO
+    tasks: Sequence[Row]
+    draws: int
+
+
+class MaskObserved(Messenger):
+    """Mask observed sites, so that rows which only fill up a task do not count."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"]:
+            msg["mask"] = self.mask
+
+
+def side_by_side(problem: Problem) -> tuple[Callable[[], None], Tensor]:
+    """The model of all tasks at once, and the number of rows of each task."""
+    counts = torch.tensor([len(task[0]) for task in problem.tasks])
+    index = torch.arange(int(counts.max()))
+    columns = [
+        torch.stack([x[index.clamp(max=len(x) - 1)] for x in column]) for column in zip(*problem.tasks, strict=True)
+    ]
+    ragged = len(set(counts.tolist())) > 1
+
+    def model() -> None:
+        with pyro.plate("tasks", len(counts), dim=-2):
+            if ragged:
+                with MaskObserved(index < counts[:, None]):
+                    problem.model(*columns)
+            else:
+                problem.model(*columns)
+
+    return model, counts
+
+
+def svi(problem: Problem, start: Values | None, optim: pyro.optim.PyroOptim, at: Sequence[int]) -> list[float]:
+    """Fit every task by plain SVI, from a guide's parameters or from the guide's own start."""
+    with pyro.get_param_store().scope():
+        model, counts = side_by_side(problem)
+        guide = problem.guide(model)
+        guide()
+        if start is not None:
+            set_values(guide, start)
+        inference = SVI(model, guide, optim, problem.elbo)
+        score = copy(problem.elbo)
+        score.num_particles = math.ceil(problem.draws / len(counts))
+        losses = []
+        for step in range(max(at) + 1):
+            if step in at:
+                losses.append(mean_loss(score, model, guide, counts))
+            inference.step()
+    return losses
+
+
+@torch.no_grad()
+def mean_loss(elbo: ELBO, model: Callable[[], None], guide: nn.Module, counts: Tensor) -> float:
+    """Mean over tasks of the loss a datum, with the same noise every time."""
+    equal = bool((counts == counts[0]).all())
+    scale = 1 / counts[0].item() if equal else 1 / counts[:, None]
+    with torch.random.fork_rng(), poutine.scale(scale=scale):
+        torch.manual_seed(0)
+        return elbo.loss(model, guide) / len(counts)
+
+
+def grid(steps: int) -> list[int]:
+    """Every step at first, then fewer and fewer."""
+    at = [*range(11), *range(15, 51, 5), *range(60, 201, 10), *range(225, steps + 1, 25)]
+    return [step for step in at if step <= steps]
+
+
+def compare(
+    problem: Problem,
+    pooled: Values,
+    learned: Mapping[str, Curve],
+    *,
+    rates: Sequence[float],
+    steps: int,
+    converged: int,
+) -> dict[str, Any]:
+    """How many steps each start needs until within ``TOLERANCE`` of converged SVI.
+
+    ``learned`` are the curves of :func:`adapted`. Adam starts from the guide's default and from the pooled guide, with
+    every rate; the rate that is there first is taken. Converged SVI is the lowest mean loss of Adam with a falling rate
+    from both starts, and of all its other runs.
+    """
+    at = grid(steps)
+    starts = {"default start, Adam": None, "pooled start, Adam": pooled}
+    runs = {
+        name: [Curve(at, svi(problem, start, pyro.optim.Adam({"lr": rate}), at), rate) for rate in rates]
+        for name, start in starts.items()
+    }
+    falling = {"lr": max(rates), "lrd": 0.01 ** (1 / converged)}
+    ends = [svi(problem, start, pyro.optim.ClippedAdam(falling), [converged])[0] for start in starts.values()]
+    target = min([*ends, *(loss for some in runs.values() for run in some for loss in run.losses)])
+    level = min(curve.losses[-1] for curve in learned.values())
+    step_seconds = svi_seconds(problem)
+    curves = {name: best(some, target, level, step_seconds) for name, some in runs.items()}
+    for curve in learned.values():
+        curve.steps = steps_until(curve.losses, target, TOLERANCE, at=curve.at)
+    curves |= learned
+    return {
+        "target": target,
+        "tasks": len(problem.tasks),
+        "curves": {name: asdict(curve) for name, curve in curves.items()},
+    }
+
+
+def adapted(meta: pm.MetaSVI, problem: Problem) -> Curve:
+    """The inner loop's losses after each step."""
+    at = list(range(meta.steps + 1))
+    repeats = math.ceil(problem.draws / len(problem.tasks) / problem.elbo.num_particles)
+    losses = sum(meta.evaluate(list(problem.tasks), steps=at).mean(1) for _ in range(repeats)) / repeats
+    return Curve(at, losses.tolist(), seconds=adapt_seconds(meta, problem))
+
+
+def best(runs: Sequence[Curve], target: float, level: float, step_seconds: float) -> Curve:
+    """The run that is there first, or if none is the one that ends lowest."""
+    for run in runs:
+        run.steps = steps_until(run.losses, target, TOLERANCE, at=run.at)
+        run.matched = steps_until(run.losses, level, 0.0, at=run.at)
+        run.seconds = None if run.steps is None else run.steps * step_seconds
+    there = [run for run in runs if run.steps is not None]
+    return min(there, key=lambda run: run.steps or 0) if there else min(runs, key=lambda run: run.losses[-1])
+
+
+def median_task(problem: Problem) -> Row:
+    return sorted(problem.tasks, key=lambda task: len(task[0]))[len(problem.tasks) // 2]
+
+
+def svi_seconds(problem: Problem, steps: int = 20) -> float:
+    """CPU seconds of a step of plain SVI on the task of median size."""
+    task = median_task(problem)
+    with pyro.get_param_store().scope():
+        inference = SVI(problem.model, problem.guide(problem.model), pyro.optim.Adam({"lr": 0.01}), problem.elbo)
+        inference.step(*task)
+        start = time.process_time()
+        for _ in range(steps):
+            inference.step(*task)
+        return (time.process_time() - start) / steps
+
+
+def adapt_seconds(meta: pm.MetaSVI, problem: Problem, repeats: int = 3) -> float:
+    """CPU seconds of ``meta.adapt`` on the task of median size."""
+    task = median_task(problem)
+    meta.adapt(task)
+    start = time.process_time()
+    for _ in range(repeats):
+        meta.adapt(task)
+    return (time.process_time() - start) / repeats
+
+
+def values(guide: nn.Module) -> dict[str, Tensor]:
+    """A copy of a guide's parameters, unconstrained."""
+    return {name: parameter.detach().clone() for name, parameter in guide.named_parameters()}
+
+
+@torch.no_grad()
+def set_values(guide: nn.Module, start: Values) -> None:
+    """Put a guide's parameters back to a copy; a copy of one task's guide also starts all tasks."""
+    for name, parameter in guide.named_parameters():
+        parameter.copy_(start[name])
+
+
+def similar_sizes(tasks: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[Row]]:
+    """Meta-batches of tasks of similar size: all of one goes through the engine together."""
+    sizes: dict[int, list[Row]] = {}
+    for task in tasks:
+        sizes.setdefault((len(task[0]) - 1).bit_length(), []).append(task)
+    groups, generator = list(sizes.values()), random.Random(seed)
+    while True:
+        group = generator.choices(groups, [len(group) for group in groups])[0]
+        yield generator.choices(group, k=batch_size)
+
+
+def train(meta: pm.MetaSVI, batches: Iterator[Any], steps: int) -> float:
+    """Meta-train with an outer rate that falls to zero; returns CPU seconds."""
+    start = time.process_time()
+    meta.init(next(batches))
+    schedule = CosineAnnealingLR(meta.optimizer, steps)
+    for _ in range(steps):
+        meta.step(next(batches))
+        schedule.step()
+    return time.process_time() - start
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The comparison in words."""
+    lines = [f"converged SVI: {result['target']:.4f} nats a datum, mean over {result['tasks']} held-out tasks"]
+    for name, curve in result["curves"].items():
+        rate = "" if curve["rate"] is None else f" (rate {curve['rate']})"
+        end = f"{curve['losses'][-1]:.4f} after {curve['at'][-1]} steps"
+        steps = f"within {TOLERANCE} after {curve['steps']} steps" if curve["steps"] is not None else "not there"
+        seconds = "" if curve["seconds"] is None else f", {1000 * curve['seconds']:.0f} ms a task"
+        matched = "" if curve["matched"] is None else f"; as low as meta-learned after {curve['matched']}"
+        lines.append(f"{name}{rate}: {steps}{seconds}; {end}{matched}")
+    return "\n".join(lines)
+
+
+def draw(result: Mapping[str, Any], title: str) -> Figure:
+    """Loss above converged SVI against steps."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), colour in zip(result["curves"].items(), COLOURS, strict=False):
+        above = [max(loss - result["target"], 1e-4) for loss in curve["losses"]]
+        axes.plot(curve["at"], above, color=colour, label=name, lw=2, marker="o", ms=4)
+    axes.axhline(TOLERANCE, color="#333333", lw=0.8, ls="--")
+    axes.annotate(
+        f"{TOLERANCE} nats",
+        (0, TOLERANCE),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 4),
+        textcoords="offset points",
+        fontsize=9,
+    )
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set_yscale("log")
+    axes.set_xlim(left=-0.3)
+    axes.set_xlabel("steps on an unseen task")
+    axes.set_ylabel("nats a datum above converged SVI")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def write(out: Path, name: str, results: Mapping[str, Any], figure: Figure) -> None:
+    """Write ``metrics.json`` and the figure."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=2) + "\n"
+    write_atomically(out / "metrics.json", lambda path: path.write_text(text))
+    write_atomically(out / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    write_to(temporary)
+    os.replace(temporary, path)
