@@ -33,6 +33,7 @@ class AnswerParams(Messenger):
         self._leaves = {leaf.name: leaf for leaf in named}
         self._leaves.update((site, leaf) for leaf in named for site in leaf.sites)
         self._values = values
+        self._by_value = {id(values[name]): answer for name, answer in (answers or {}).items()}
         self._answers = {name: _answer(answer, values[name]) for name, answer in (answers or {}).items()}
 
     def _pyro_param(self, msg: Any) -> None:
@@ -43,7 +44,8 @@ class AnswerParams(Messenger):
                 "create every parameter on every path through the model and the guide"
             )
         if msg["fn"].__module__ == PyroModule.__module__:  # a local parameter, of a name that others may have too
-            msg["value"] = _local_value(msg)
+            held = _local_value(msg)
+            msg["value"] = self._by_value.get(id(held.unconstrained()), held)
         else:
             if leaf.name not in self._answers:
                 self._answers[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))

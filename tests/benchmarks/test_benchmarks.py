@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import multiprocessing
 import sys
@@ -206,6 +207,7 @@ def test_each_contestant_is_timed_in_a_process_of_its_own():
 def test_rounds_are_interleaved_and_ratios_taken_within_them():
     order = []
     seconds = measure.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
-    assert order == ["a", "b"] * 3
+    turns = [name for name, _ in itertools.groupby(order)]
+    assert turns == ["a", "b"] * 3
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
     assert measure.ratio([2.0, 6.0, 30.0], [1.0, 2.0, 10.0]) == 3.0
