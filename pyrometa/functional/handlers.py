@@ -44,7 +44,7 @@ class AnswerParams(Messenger):
                 "create every parameter on every path through the model and the guide"
             )
         if msg["fn"].__module__ == PyroModule.__module__:  # a local parameter, of a name that others may have too
-            held = _local_value(msg)
+            held: Any = _local_value(msg)
             msg["value"] = self._by_value.get(id(held.unconstrained()), held)
         else:
             if leaf.name not in self._answers:

@@ -77,6 +77,18 @@ def test_constants_are_made_once():
     assert operations(graph) == 1
 
 
+def test_negated_terms_are_subtracted():
+    graph = recorded(lambda x, y: [x + y.neg(), y.neg() + x, x - y.neg()], X, Y)
+    assert [calls(graph, name) for name in ("neg", "sub", "add")] == [0, 1, 1]
+
+
+def test_constants_full_of_a_number_are_numbers():
+    graph = recorded(lambda x: [torch.full((3, 4), 0.5, dtype=x.dtype) * x, x * torch.full((2, 1, 4), 3.0)], X)
+    (half, three) = (node for node in graph.graph.nodes if "mul" in str(node.target))
+    assert half.args[1] == 0.5
+    assert not isinstance(three.args[1], float)  # it has another shape
+
+
 def test_random_operations_stay_random():
     def two_draws(x):
         return [x + torch.rand(4, dtype=x.dtype), x + torch.rand(4, dtype=x.dtype)]

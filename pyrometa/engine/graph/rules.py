@@ -21,6 +21,41 @@ def known(target: Any, facts: Facts, args: Sequence[Any], kwargs: Any) -> Any:
     return None if rule is None else rule(facts, *args, **kwargs)
 
 
+def cheaper(target: Any, facts: Facts, args: Sequence[Any], kwargs: Any) -> tuple[Any, tuple[Any, ...]] | None:
+    """Another operation with the same result: a difference for a negated term, a number for a constant full of it."""
+    if kwargs or len(args) != 2 or not all(isinstance(x, Node) for x in args):
+        return None
+    left, right = args
+    if target in (_aten.add.Tensor, _aten.sub.Tensor) and right.target is _aten.neg.default:
+        return _OPPOSITE[target], (left, right.args[0])
+    if target is _aten.add.Tensor and left.target is _aten.neg.default:
+        return _aten.sub.Tensor, (right, left.args[0])
+    if target is _aten.mul.Tensor:
+        for factor, other in ((left, right), (right, left)):
+            number = _number(facts, factor)
+            if number is not None and _same_shape(facts, factor, other):
+                return target, (other, number)
+    return None
+
+
+def _number(facts: Facts, value: Node) -> float | None:
+    """What a constant is full of, where arithmetic with the number rounds as with the tensor."""
+    constant = facts[value].constant
+    if constant is None or not constant.is_floating_point() or not constant.numel():
+        return None
+    number = constant.flatten()[0].item()
+    return number if facts[value].is_full_of(number) else None
+
+
+def _same_shape(facts: Facts, factor: Node, other: Node) -> bool:
+    """Whether the product has the shape and dtype of the other factor."""
+    shape = torch.broadcast_shapes(facts[factor].shape, facts[other].shape)
+    return shape == facts[other].shape and facts[factor].like.dtype == facts[other].like.dtype
+
+
+_OPPOSITE = {_aten.add.Tensor: _aten.sub.Tensor, _aten.sub.Tensor: _aten.add.Tensor}
+
+
 def _itself(facts: Facts, x: Any, *args: Any, **kwargs: Any) -> Any:
     """For operations that change no element; the check shows whether they change the shape."""
     return x

@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 from pyrometa.engine.graph.direct import call_directly
 from pyrometa.engine.graph.facts import Fact, of_call, of_tensor
 from pyrometa.engine.graph.pieces import Piece, is_end_to_end, is_shared, like_operations, operands
-from pyrometa.engine.graph.rules import VIEWS, known
+from pyrometa.engine.graph.rules import VIEWS, cheaper, known
 
 _aten = torch.ops.aten
 _BLANKS = {_aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default}
@@ -98,6 +98,9 @@ class _Numbering:
         """The node of an operation's result, found or made."""
         if not apart:
             return self._whole(target, args, kwargs)
+        other = cheaper(target, self.facts, args, kwargs)
+        if other is not None:
+            return self._call(*other, {})
         key = (target, _hashable(args), _hashable(kwargs))
         random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
         if key in self._made and not random:
