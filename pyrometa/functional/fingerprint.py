@@ -58,6 +58,9 @@ class Fingerprint:
         if isinstance(value, _PLAIN):
             self._state[path] = (type(value), value)
             return
+        if isinstance(value, dict | list | tuple | set) and not value:
+            self._state[path] = type(value)
+            return
         if id(value) in self._visited:
             self._state[path] = self._visited[id(value)]
             return
