@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pyrometa.engine.linear import BatchMode, Factors, Product, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import SGD, Order
+from pyrometa.inner import SGD, Order, over_rows
 from pyrometa.types import Data, Params, TaskBatch
-
-_TENSOR = object()
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,11 @@ class BatchPath:
         def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
             return update(params, grads, state, self.problem.learned, step)
 
-        fast, state = _over_tasks(one, self._by_name(point.dense), self._by_name(grads), point.state)
+        fast, state = over_rows(one, self._by_name(point.dense), self._by_name(grads), point.state)
         return [kind.packed(fast) for kind in self.plan.dense], state
 
     def _rule_state(self, dense: Sequence[Tensor]) -> Any:
-        return _over_tasks(self.problem.rule.init, self._by_name(dense)) if dense else None
+        return over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
 
     def _by_name(self, dense: Sequence[Tensor]) -> Params:
         found: Params = {}
@@ -180,21 +177,6 @@ def _one_task(data: Data, tensors: Iterator[Tensor]) -> Data:
     """The same data of one task, given its tensors."""
     args = tuple(next(tensors) if isinstance(arg, Tensor) else arg for arg in data.args)
     return Data(args, data.kwargs, data.rows and replace(data.rows, count=next(tensors)))
-
-
-def _over_tasks(function: Callable[..., Any], *given: Any) -> Any:
-    """A function of one task's tensors, on all tasks; what else it takes and returns is the same for all."""
-    structure: list[Any] = []
-
-    def tensors(*one: Any) -> list[Tensor]:
-        found, spec = tree_flatten(function(*one))
-        structure[:] = [[_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in found], spec]
-        return [leaf for leaf in found if isinstance(leaf, Tensor)]
-
-    dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, given)
-    batched = iter(vmap(tensors, dims)(*given))
-    others, spec = structure
-    return tree_unflatten([next(batched) if leaf is _TENSOR else leaf for leaf in others], spec)
 
 
 def _added(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pyrometa.inner import InnerRule
+from pyrometa.inner import InnerRule, over_rows
 
 Params = dict[str, Tensor]
-_TENSOR = object()
 
 
 class RowRule:
@@ -31,7 +28,7 @@ class RowRule:
 
     def init(self, proposal: Mapping[str, Tensor]) -> list[Any]:
         """The rule's first state of each row, for each shape of plates."""
-        return [_over_rows(self._rule.init, self._rows(names, proposal)) for names in self._kinds]
+        return [over_rows(self._rule.init, self._rows(names, proposal)) for names in self._kinds]
 
     def update(
         self,
@@ -48,7 +45,7 @@ class RowRule:
 
         moved, after = {}, []
         for names, state in zip(self._kinds, states, strict=True):
-            rows, state = _over_rows(one, self._rows(names, proposal), self._rows(names, grads), state)
+            rows, state = over_rows(one, self._rows(names, proposal), self._rows(names, grads), state)
             moved.update({name: rows[name].reshape(self._plates[name] + rows[name].shape[1:]) for name in names})
             after.append(state)
         return {name: moved[name] for name in proposal}, after
@@ -56,18 +53,3 @@ class RowRule:
     @staticmethod
     def _rows(names: list[str], tensors: Mapping[str, Tensor]) -> Params:
         return {name: tensors[name].reshape(-1, tensors[name].shape[-1]) for name in names}
-
-
-def _over_rows(function: Callable[..., Any], *given: Any) -> Any:
-    """A function of one row's tensors, on all rows; what else it takes and returns is the same for all."""
-    structure: list[Any] = []
-
-    def tensors(*one: Any) -> list[Tensor]:
-        found, spec = tree_flatten(function(*one))
-        structure[:] = [[_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in found], spec]
-        return [leaf for leaf in found if isinstance(leaf, Tensor)]
-
-    dims = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, given)
-    batched = iter(vmap(tensors, dims)(*given))
-    others, spec = structure
-    return tree_unflatten([next(batched) if leaf is _TENSOR else leaf for leaf in others], spec)

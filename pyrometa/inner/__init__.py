@@ -7,6 +7,7 @@ from pyrometa.inner.learned_optimiser import LearnedOptimiser
 from pyrometa.inner.momentum import Momentum
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
+from pyrometa.inner.rows import over_rows
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
@@ -25,6 +26,7 @@ __all__ = [
     "ProximalSGD",
     "adapt",
     "all_finite",
+    "over_rows",
     "step_count",
     "step_counts",
 ]
