@@ -47,6 +47,15 @@ class Data:
         args = tuple(arg[tasks] if isinstance(arg, Tensor) else arg for arg in self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
+    def tensors(self) -> list[Tensor]:
+        """All that has a task dimension where the data have one: tensor arguments, and the count of rows."""
+        return [*(arg for arg in self.args if isinstance(arg, Tensor)), *([self.rows.count] if self.rows else [])]
+
+    def on(self, tensors: Iterator[Tensor]) -> Data:
+        """The same data on other :meth:`tensors`."""
+        args = tuple(next(tensors) if isinstance(arg, Tensor) else arg for arg in self.args)
+        return Data(args, self.kwargs, self.rows and replace(self.rows, count=next(tensors)))
+
 
 @dataclass(frozen=True)
 class TaskData:

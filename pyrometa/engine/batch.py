@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -153,30 +153,19 @@ class BatchPath:
             fast = {**self.problem.leaves, **self._placeholders, **dense}
             ids = {id(value) for value in (*self._placeholders.values(), *dense.values())}
             given = iter(sets)
-            one_data = _one_task(data, given)
+            one_data = data.on(given)
             arguments = [arg for arg in one_data.args if isinstance(arg, Tensor)]
             mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, arguments, products)
-            one_support = support and _one_task(support, given)
+            one_support = support and support.on(given)
             loss = self.problem.program.batched(fast, one_data, mode, constrained, one_support)
             if support is None and tuple(mode.calls) != self.plan.support_calls:
                 raise StalePlanError(f"{len(mode.calls)} calls of linear layers differ from the plan's")
             return loss, mode.inputs, mode.products
 
-        sets = [*_tensors(data), *(_tensors(support) if support else ())]
+        sets = [*data.tensors(), *(support.tensors() if support else ())]
         given = (self._by_name(point.dense), constrained, factors, probes, list(noise), sets, dict(products))
         in_dims = tuple(0 if part else None for part in given)
         return vmap(one, in_dims, randomness="different")(*given)
-
-
-def _tensors(data: Data) -> list[Tensor]:
-    """All tensors with a leading task dimension."""
-    return [*(arg for arg in data.args if isinstance(arg, Tensor)), *([data.rows.count] if data.rows else [])]
-
-
-def _one_task(data: Data, tensors: Iterator[Tensor]) -> Data:
-    """The same data of one task, given its tensors."""
-    args = tuple(next(tensors) if isinstance(arg, Tensor) else arg for arg in data.args)
-    return Data(args, data.kwargs, data.rows and replace(data.rows, count=next(tensors)))
 
 
 def _added(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:

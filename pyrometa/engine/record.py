@@ -117,14 +117,12 @@ def _rebuilt(problem: Problem, batch: TaskBatch, inputs: Sequence[Tensor]) -> tu
 
 
 def _tensors(data: Data) -> list[Tensor]:
-    rows = [data.rows.count] if data.rows else []
-    return [x for x in (*data.args, *data.kwargs.values(), *rows) if isinstance(x, Tensor)]
+    return [*data.tensors(), *(x for x in data.kwargs.values() if isinstance(x, Tensor))]
 
 
 def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
-    args = tuple(next(given) if isinstance(x, Tensor) else x for x in data.args)
-    kwargs = {key: next(given) if isinstance(x, Tensor) else x for key, x in data.kwargs.items()}
-    return Data(args, kwargs, data.rows and replace(data.rows, count=next(given)))
+    moved = data.on(given)
+    return replace(moved, kwargs={key: next(given) if isinstance(x, Tensor) else x for key, x in data.kwargs.items()})
 
 
 def _packed(draws: Sequence[Tensor]) -> Tensor:
