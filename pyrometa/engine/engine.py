@@ -18,7 +18,7 @@ from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
 from pyrometa.engine.recorder import Recorder
-from pyrometa.engine.shapes import layout
+from pyrometa.engine.shapes import Same, layout
 from pyrometa.engine.trial import trial
 from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
@@ -191,7 +191,7 @@ class Engine:
         if self.vectorize is False or (len(tasks) == 1 and not self._records):
             return None
         plans = self._plans.setdefault(problem.program, {})
-        key = (layout(tasks), problem.adapted, problem.steps, work.order)
+        key = (layout(tasks), Same(problem.rule), problem.adapted, problem.steps, work.order)
         if anew or key not in plans:
             plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
         return plans[key]

@@ -17,7 +17,7 @@ from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.graph import simplified
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
-from pyrometa.functional import Fingerprint, unpack
+from pyrometa.functional import unpack
 from pyrometa.types import Data, TaskBatch
 
 
@@ -28,14 +28,12 @@ class Recording:
     Attributes:
         run: from inputs to results.
         result: how the results hang together.
-        state: of the program as it was recorded.
         operations: how many there are, and how many there were before they were simplified.
         seconds: that it took to record, and to compile.
     """
 
     run: Callable[..., Sequence[Tensor]]
     result: TreeSpec
-    state: Fingerprint
     operations: tuple[int, int]
     seconds: tuple[float, float | None]
 
@@ -50,9 +48,7 @@ class Recording:
         return told if compiled is None else f"{told}, compiled in {compiled:.1f} s"
 
 
-def record(
-    problem: Problem, batch: TaskBatch, work: Work, plan: Plan, state: Fingerprint, *, compiled: bool
-) -> Recording:
+def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compiled: bool) -> Recording:
     """Run a work once and write down its tensor operations, drawing nothing from the global generator.
 
     Args:
@@ -60,7 +56,6 @@ def record(
         batch: tasks of the shape to record for.
         work: what to do with them.
         plan: how parameters are held.
-        state: of the program.
         compiled: whether to compile the operations by inductor.
     """
     started = time.perf_counter()
@@ -82,7 +77,7 @@ def record(
     done = time.perf_counter()
     run = _compiled(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
-    return Recording(run, spec[0], state, (len(graph.graph.nodes), count), seconds)
+    return Recording(run, spec[0], (len(graph.graph.nodes), count), seconds)
 
 
 def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

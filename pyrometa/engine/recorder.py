@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
-from pyrometa.engine.shapes import layout
+from pyrometa.engine.shapes import Same, layout
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional import Fingerprint
 from pyrometa.types import TaskBatch
@@ -103,7 +104,7 @@ def _recorded(
         UnsupportedProgramError: with the reason why there is none.
     """
     try:
-        made = record(problem, batch, work, plan, state, compiled=compiled)
+        made = record(problem, batch, work, plan, compiled=compiled)
     except Exception as error:  # whatever torch or the program raises is the reason
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise UnsupportedProgramError(f"this program can't be recorded: {reason}; use Engine(record=False)") from error
@@ -127,7 +128,7 @@ def _agrees(made: Recording, problem: Problem, batch: TaskBatch, work: Work, pla
         expected = work(BatchPath(problem, batch, work.order, plan, work.last))
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         found = made.replay(problem, batch)
-    pairs = zip(torch.utils._pytree.tree_leaves(found), torch.utils._pytree.tree_leaves(expected), strict=True)
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
     return draws_its_own or all(_close(f, e) for f, e in pairs)
 
 
@@ -139,4 +140,4 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 def _key(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Any:
     """All that a recording holds fast, apart from the program's state."""
     names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
-    return work, id(problem.rule), id(plan), problem.steps, problem.adapted, names, len(batch), layout(batch)
+    return work, Same(problem.rule), Same(plan), problem.steps, problem.adapted, names, len(batch), layout(batch)

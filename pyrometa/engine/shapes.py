@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pyrometa.types import Data, TaskBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Same:
+    """An object by its identity, held so that no other can take that identity."""
+
+    held: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
 
 
 def layout(tasks: TaskBatch) -> Any:
@@ -24,4 +38,4 @@ def _layout(data: Data) -> Any:
 def _one(value: Any, *, batched: bool) -> Any:
     if isinstance(value, Tensor):
         return value.shape[1 if batched else 0 :], value.dtype, value.device
-    return (type(value), value) if isinstance(value, bool | int | float | str | None) else id(value)
+    return (type(value), value) if isinstance(value, bool | int | float | str | None) else Same(value)

@@ -1,6 +1,7 @@
 """The encoders and decoders of the VAEs; any leading dimensions, no normalisation, no buffers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -10,18 +11,38 @@ __all__ = ["Activation", "ConvDecoder", "ConvEncoder", "DenseDecoder", "DenseEnc
 Activation = Callable[[Tensor], Tensor]
 
 
+class _Activated(nn.Module):
+    """An activation as a module, to stand between layers."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return self.activation(x)
+
+
+def _layers(sizes: Sequence[int], activation: Activation) -> nn.Module:
+    """Linear layers with activations between them, not after the last; a single one is itself."""
+    first, *others = (nn.Linear(*pair) for pair in pairwise(sizes))
+    if not others:
+        return first
+    return nn.Sequential(first, *(part for layer in others for part in (_Activated(activation), layer)))
+
+
 class DenseEncoder(nn.Module):
     """Images ``(..., data_size)`` to the posterior's ``loc`` and ``scale``, both ``(..., latent)``."""
 
-    def __init__(self, data_size: int, hidden: int, latent: int, activation: Activation) -> None:
+    def __init__(self, data_size: int, hidden: Sequence[int], latent: int, activation: Activation) -> None:
         super().__init__()
-        self.hidden = nn.Linear(data_size, hidden)
-        self.loc = nn.Linear(hidden, latent)
-        self.log_scale = nn.Linear(hidden, latent)
+        self.hidden = _layers([data_size, *hidden], activation)
+        self.loc = nn.Linear(hidden[-1], latent)
+        self.log_scale = nn.Linear(hidden[-1], latent)
         self.activation = activation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One hidden layer, two heads; ``scale = exp(log_scale)``."""
+        """The hidden layers, two heads; ``scale = exp(log_scale)``."""
         h = self.activation(self.hidden(x))
         return self.loc(h), self.log_scale(h).exp()
 
@@ -29,15 +50,17 @@ class DenseEncoder(nn.Module):
 class DenseDecoder(nn.Module):
     """Latents ``(..., latent)`` to a distribution of images with event shape ``(data_size,)``."""
 
-    def __init__(self, latent: int, hidden: int, data_size: int, activation: Activation, likelihood: nn.Module) -> None:
+    def __init__(
+        self, latent: int, hidden: Sequence[int], data_size: int, activation: Activation, likelihood: nn.Module
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Linear(latent, hidden)
-        self.output = nn.Linear(hidden, data_size)
+        self.hidden = _layers([latent, *hidden], activation)
+        self.output = nn.Linear(hidden[-1], data_size)
         self.activation = activation
         self.likelihood = likelihood
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        """One hidden layer, then the likelihood."""
+        """The hidden layers, then the likelihood."""
         return self.likelihood(self.output(self.activation(self.hidden(z))))
 
 

@@ -1,5 +1,7 @@
 """The variational autoencoder: a classic one for flat images and a convolutional one for 28x28 images."""
 
+from collections.abc import Sequence
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -120,7 +122,7 @@ class _ImageVAE(nn.Module):
 
 
 class VAE(_ImageVAE):
-    """The classic VAE: one hidden layer in the encoder and one in the decoder.
+    """The classic VAE: as many hidden layers in the decoder as in the encoder, one by default.
 
     ::
 
@@ -138,13 +140,13 @@ class VAE(_ImageVAE):
 
     Args:
         data_size: The number of pixels of a flat image.
-        hidden: The width of both hidden layers.
+        hidden: The width of both hidden layers; or several widths, from the image inwards, which the decoder mirrors.
         latent: The number of latent variables of an image.
         likelihood: ``"bernoulli"``, ``"continuous_bernoulli"`` or ``"gaussian"``.
         activation: The hidden layers' nonlinearity, such as ``torch.relu`` or ``torch.tanh``.
 
     Raises:
-        ValueError: A size is less than one, or the likelihood is unknown.
+        ValueError: A size is less than one, there is no hidden layer, or the likelihood is unknown.
 
     Example:
         >>> import pyro, torch
@@ -161,14 +163,15 @@ class VAE(_ImageVAE):
     def __init__(
         self,
         data_size: int = 784,
-        hidden: int = 400,
+        hidden: int | Sequence[int] = 400,
         latent: int = 20,
         likelihood: str = "bernoulli",
         activation: Activation = torch.relu,
     ) -> None:
-        _check_sizes(data_size=data_size, hidden=hidden, latent=latent)
-        encoder = DenseEncoder(data_size, hidden, latent, activation)
-        decoder = DenseDecoder(latent, hidden, data_size, activation, _likelihood(likelihood, event_dim=1))
+        widths = [hidden] if isinstance(hidden, int) else list(hidden)
+        _check_sizes(data_size=data_size, hidden=min(widths, default=0), latent=latent)
+        encoder = DenseEncoder(data_size, widths, latent, activation)
+        decoder = DenseDecoder(latent, widths[::-1], data_size, activation, _likelihood(likelihood, event_dim=1))
         super().__init__(encoder, decoder, latent, (data_size,))
 
 

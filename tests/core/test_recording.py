@@ -1,6 +1,8 @@
 """A recorded run says what the run says, and is replayed only while the program is what it was."""
 
+import gc
 import types
+import weakref
 
 import meta_cases
 import pyro
@@ -217,6 +219,19 @@ def test_keyword_arguments_are_not_stale():
         given = {"kwargs": {"temperature": value}}
         found, expected = (gradients(meta, case.support, case.query, **given) for meta in (recorded, loop))
         assert_close(found, expected)
+
+
+def test_another_rule_can_not_pass_for_the_recorded_one():
+    """A recording knows its rule by identity, and an identity is free again when its object is gone."""
+    case = modules()
+    meta = meta_svi(case, pm.Engine(record=True), steps=1)
+    meta.loss_and_grads(case.support, case.query)
+    recorded_rule = weakref.ref(meta.inner)
+    meta.inner = pm.SGD(0.1)
+    gc.collect()
+    assert recorded_rule() is not None
+    found = gradients(meta, case.support, case.query)
+    assert_close(found, gradients(meta_svi(case, LOOP, steps=1, inner=pm.SGD(0.1)), case.support, case.query))
 
 
 def test_a_handler_around_the_step_is_not_recorded_away():
