@@ -45,6 +45,8 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
 
 def _row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
     sets = sorted((data for task in tasks for data in (task.support, task.query)), key=_rows)
+    if _rows(sets[0]) == _rows(sets[-1]):
+        raise NotPaddableError("the tasks differ in more than their rows")
     plates = program.row_plates(sets[0], sets[-1])
     if not plates:
         raise NotPaddableError("the program has no plate of the size of the data")

@@ -63,6 +63,7 @@ class Program:
         self._score = _objective(self._given_score, "score")
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
+        self._row_plates: dict[Any, frozenset[str]] = {}
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
         self.local_sites: tuple[str, ...] = ()
@@ -124,7 +125,7 @@ class Program:
         They are those of :meth:`score` if there is a ``support``, else of :meth:`loss`.
         """
         shapes = (_shapes(data), support and _shapes(support))
-        key = (*shapes, tuple(module.training for module in self._modules()))
+        key = (*shapes, self._modes())
         if key not in self._tapes:
             objective = self._score if support else self._loss
             recorder = RecordNoise()
@@ -150,7 +151,17 @@ class Program:
         return callable(getattr(self.guide, "condition", None))
 
     def row_plates(self, data: Data, larger: Data) -> frozenset[str]:
-        """Names of the plates whose size is the number of rows, read off two tasks of different sizes."""
+        """Names of the plates whose size is the number of rows, read off the first two tasks of different sizes."""
+        modes = self._modes()
+        if modes not in self._row_plates:
+            self._row_plates[modes] = self._read_row_plates(data, larger)
+        return self._row_plates[modes]
+
+    def _modes(self) -> tuple[bool, ...]:
+        """Training or evaluation, for each module."""
+        return tuple(module.training for module in self._modules())
+
+    def _read_row_plates(self, data: Data, larger: Data) -> frozenset[str]:
         sizes = []
         with torch.random.fork_rng(), torch.no_grad(), self.using({}):
             for task in (data, larger):
