@@ -6,7 +6,6 @@ be replayed only while the fingerprint is what it was.
 
 from __future__ import annotations
 
-import builtins
 import functools
 import inspect
 import types
@@ -151,4 +150,4 @@ def _settings(module: types.ModuleType, names: Iterator[str]) -> Iterator[tuple[
 
 def _is_of_library(thing: Any) -> bool:
     module = getattr(thing, "__module__", None) or ""
-    return module.partition(".")[0] in _LIBRARIES or thing in vars(builtins).values()
+    return module.partition(".")[0] in _LIBRARIES

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_map
 
 LARGEST_CONSTANT = 2**20  # elements
 
@@ -58,8 +57,7 @@ def of_call(target: Any, args: Any, kwargs: Any, facts: Facts, device: torch.dev
     given_args, given_kwargs = torch.fx.node.map_arg((args, kwargs), lambda node: facts[node].like)
     if "device" in given_kwargs:
         given_kwargs = {**given_kwargs, "device": torch.device("meta")}
-    like = target(*given_args, **given_kwargs)
-    return Fact(tree_map(lambda x: x, like), device)
+    return Fact(target(*given_args, **given_kwargs), device)
 
 
 def is_number(facts: Facts, value: Any, number: float) -> bool:

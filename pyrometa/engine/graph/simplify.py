@@ -87,17 +87,18 @@ class _Numbering:
             if node.op == "output":
                 self.graph.output(args[0])
             elif node.op == "call_function":
-                shared = bool(node.all_input_nodes) and operands(node.target, args, kwargs, self.facts) is not None
-                new[node] = self._call(node.target, args, kwargs, apart=not (shared and is_shared(node)))
+                parts = operands(node.target, args, kwargs, self.facts) if node.all_input_nodes else None
+                if parts is not None and is_shared(node):
+                    new[node] = self._whole(node.target, parts, kwargs)
+                else:
+                    new[node] = self._call(node.target, args, kwargs)
             else:
                 value = next(given) if node.op == "placeholder" else getattr(module, node.target)
                 new[node] = self.graph.node_copy(node)
                 self.facts[new[node]] = of_tensor(value, constant=node.op == "get_attr")
 
-    def _call(self, target: Any, args: Any, kwargs: Any, *, apart: bool = True) -> Node:
+    def _call(self, target: Any, args: Any, kwargs: Any) -> Node:
         """The node of an operation's result, found or made."""
-        if not apart:
-            return self._whole(target, args, kwargs)
         other = cheaper(target, self.facts, args, kwargs)
         if other is not None:
             return self._call(*other, {})
@@ -150,11 +151,10 @@ class _Numbering:
         self.facts[made] = constant
         return made
 
-    def _whole(self, target: Any, args: Any, kwargs: Any) -> Node:
-        """An operation on one part, done on the whole."""
-        found = operands(target, args, kwargs, self.facts) or []
-        piece = next(x for x in found if isinstance(x, Piece))
-        whole = self._call(target, tuple(x.whole if isinstance(x, Piece) else x for x in found), kwargs)
+    def _whole(self, target: Any, parts: Sequence[Any], kwargs: Any) -> Node:
+        """An operation on parts of some tensors, done on the whole."""
+        piece = next(x for x in parts if isinstance(x, Piece))
+        whole = self._call(target, tuple(x.whole if isinstance(x, Piece) else x for x in parts), kwargs)
         split = self._call(_aten.split_with_sizes.default, (whole, list(piece.sizes), -1), {})
         part = self._call(operator.getitem, (split, piece.index), {})
         return self._call(_aten.view.default, (part, list(piece.shape)), {})
