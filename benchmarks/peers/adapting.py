@@ -1,6 +1,7 @@
 """Adaptation of learned guides to new tasks, as each contestant's own user would write it."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -54,7 +55,7 @@ class Together:
         return self._engine.recordings()
 
 
-class OneByOne:
+class OneByOne(ABC):
     """A loop over tasks around Pyro's own ELBO."""
 
     def __init__(self, workload: Workload) -> None:
@@ -72,8 +73,9 @@ class OneByOne:
         """Those of the module."""
         return {named("guide", name): value for name, value in guide.named_parameters()}
 
+    @abstractmethod
     def _adapted(self, support: Data) -> Any:
-        raise NotImplementedError
+        """The guide of one task."""
 
     def _loss(self, guide: torch.nn.Module, support: Data) -> Tensor:
         return self._elbo.differentiable_loss(self._problem.model, guide, *support) / self._workload.rows

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath
@@ -15,6 +14,7 @@ from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
 from pyrometa.engine.shapes import Same, layout
+from pyrometa.engine.trial import agree
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional import Fingerprint
 from pyrometa.types import TaskBatch
@@ -129,12 +129,7 @@ def _agrees(made: Recording, problem: Problem, batch: TaskBatch, work: Work, pla
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         found = made.replay(problem, batch)
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    return draws_its_own or all(_close(f, e) for f, e in pairs)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-3
-    return bool((found - expected).norm() <= tolerance * expected.norm().clamp(min=1e-6))
+    return draws_its_own or all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)
 
 
 def _key(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Any:

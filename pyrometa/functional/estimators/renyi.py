@@ -13,6 +13,7 @@ from pyro.infer.util import get_dependent_plate_dims, torch_sum
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional.estimators.particles import samples
 
 
@@ -53,5 +54,5 @@ def _log_weights(elbo: RenyiELBO, model: Trace, guide: Trace) -> Tensor:
         elif is_identically_zero(entropy):  # the gradient of the bound's limit in K
             total = total - log_q.detach() + elbo.alpha / (1.0 - elbo.alpha) * (log_q - log_q.detach())
         else:
-            raise NotImplementedError(f"guide site {site['name']!r} is partly reparameterised: use Trace_ELBO")
+            raise UnsupportedProgramError(f"guide site {site['name']!r} is partly reparameterised: use Trace_ELBO")
     return total
