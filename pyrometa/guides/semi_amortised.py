@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from pyrometa.functional.estimators import refusal, traced
 from pyrometa.functional.handlers import AnswerParams
 from pyrometa.guides.rows import RowRule
-from pyrometa.guides.sites import latent_sites
+from pyrometa.guides.sites import traced_alone
 from pyrometa.inner import SGD, InnerRule, step_count
 
 
@@ -100,6 +101,7 @@ class SemiAmortizedGuide(PyroModule):
         self._model = (model,)  # not a submodule: the model's parameters are not the guide's
         self._loss = _objective(TraceMeanField_ELBO() if loss is None else loss)
         self.learned = nn.ParameterDict()
+        self._stored: tuple[str, ...] = ()
         self._ready = False
 
     @property
@@ -125,6 +127,7 @@ class SemiAmortizedGuide(PyroModule):
         proposal = guide.propose(*args, **kwargs)
         if not self._ready:
             self._setup(proposal, args, kwargs)
+        self._restore_store(args, kwargs)
         learned = {_name(key): value for key, value in self.learned.items()} if self.steps else {}
 
         def loss(params: dict[str, Tensor]) -> Tensor:
@@ -142,7 +145,8 @@ class SemiAmortizedGuide(PyroModule):
         """Check the sites, and make what the rule learns: for one datum, shared by all."""
         with poutine.block(), torch.no_grad():
             covered = poutine.trace(self.guide.sample).get_trace(proposal).nodes
-        missing = [name for name in latent_sites(self.model, args, kwargs) if name not in covered]
+        model = traced_alone(self.model, args, kwargs)
+        missing = [name for name in model.stochastic_nodes if name not in covered]
         if missing:
             raise ValueError(
                 f"the guide has no site for {', '.join(map(repr, missing))} of the model, without which it can't be "
@@ -152,7 +156,15 @@ class SemiAmortizedGuide(PyroModule):
             datum = {name: value.detach()[(0,) * (value.dim() - 1)] for name, value in proposal.items()}
             for name, value in self.rule.learned(datum, self.steps).items():
                 self.learned[_key(name)] = nn.Parameter(value.detach().clone())
+        self._stored = tuple(name for name in model.param_nodes if name in pyro.get_param_store())
         self._ready = True
+
+    def _restore_store(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Let the model put its parameters in a store that lacks them: within ``torch.func.grad`` it can't."""
+        store = pyro.get_param_store()
+        if any(name not in store for name in self._stored):
+            with torch.random.fork_rng():
+                traced_alone(self.model, args, kwargs)
 
 
 class _Hidden(Messenger):

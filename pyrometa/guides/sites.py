@@ -83,9 +83,14 @@ def read_sites(
 
 def latent_sites(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The messages of a model's latent sites by name."""
-    with torch.no_grad(), poutine.block():
-        trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+    trace = traced_alone(model, args, kwargs)
     return {name: trace.nodes[name] for name in trace.stochastic_nodes}
+
+
+def traced_alone(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> poutine.Trace:
+    """One run of a model, of which handlers outside see nothing; subsampling is left out."""
+    with torch.no_grad(), poutine.block():
+        return prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
 
 
 def _enumerated(site: Any) -> bool:

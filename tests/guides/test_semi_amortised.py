@@ -275,3 +275,25 @@ def test_it_refines_what_another_refined():
     guide = SemiAmortizedGuide(semi(model), 2, pm.SGD(RATE))
     assert guide.model is model
     assert guide(x)["z"].shape == (4, 1)
+
+
+def test_an_emptied_store_is_filled_as_in_the_first_step():
+    decoder = nn.Linear(2, DIM).double()
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        noise = pyro.param("noise", torch.tensor(0.5, dtype=F64), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), noise).to_event(1), obs=x)
+
+    guide, x = semi(model), rows()
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.0}), TraceMeanField_ELBO())
+    svi.step(x)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append((svi.step(x), sorted(pyro.get_param_store().keys())))
+        pyro.clear_param_store()
+    assert found[0] == found[1]
+    assert "decoder$$$weight" in found[0][1]
