@@ -22,7 +22,8 @@ class AmortizedGuide(PyroModule):
     then (so call the guide once before ``load_state_dict``). Sizes of plates are read from the features at each
     call, so support and query sets may differ in size; only the full size of a plate that is subsampled stays that
     of first data. A site with a constrained support gets its posterior on the reals and the transform that Pyro's
-    autoguides use.
+    autoguides use. The encoder may also read latent sites that are sampled before: those in ``given``, whose values
+    are keyword arguments of the guide, as a :class:`ComposedGuide` gives them.
 
     ``"mean_field"`` gives each site independent normals. ``"full_covariance"`` gives one normal, and ``"flow"`` one
     neural spline flow (zuko's NSF), over all sites that are in the same plates, for each cell of the plates.
@@ -32,6 +33,7 @@ class AmortizedGuide(PyroModule):
         encoder: function or module of the model's arguments to features: a tensor ``(*plates, features)`` for sites
             in plates, ``(features,)`` for sites outside of them, or such tensors by site name.
         sites: names of the sites it covers; None for all latent sites that are not enumerated.
+        given: names of latent sites that it does not cover, whose values the encoder takes as keyword arguments.
         family: ``"mean_field"``, ``"full_covariance"``, ``"flow"``, or a function of ``(dim, features)`` to a
             :class:`Posterior` over vectors of ``dim`` reals.
 
@@ -65,17 +67,20 @@ class AmortizedGuide(PyroModule):
         encoder: Callable[..., Tensor | Mapping[str, Tensor]],
         *,
         sites: Sequence[str] | None = None,
+        given: Sequence[str] = (),
         family: Family = "mean_field",
     ) -> None:
         super().__init__()
-        for name, given in (("model", model), ("encoder", encoder)):
-            if not callable(given):
-                raise TypeError(f"{name} must be callable, got {type(given).__name__}")
-        if isinstance(sites, str):
-            raise TypeError(f"sites must be a list of names, got the string {sites!r}: write [{sites!r}]")
+        for name, part in (("model", model), ("encoder", encoder)):
+            if not callable(part):
+                raise TypeError(f"{name} must be callable, got {type(part).__name__}")
+        for name, names in (("sites", sites), ("given", given)):
+            if isinstance(names, str):
+                raise TypeError(f"{name} must be a list of names, got the string {names!r}: write [{names!r}]")
         self._model = (model,)  # not a submodule: the model's parameters are not the guide's
         self.encoder = encoder
         self._sites = sites
+        self.given = tuple(given)
         self._posterior_of = posterior_of(family)
         self._joint = family != "mean_field"
         self._groups: list[Group] = []
@@ -96,14 +101,20 @@ class AmortizedGuide(PyroModule):
 
         Args:
             args: the model's positional arguments.
-            kwargs: its keyword arguments.
+            kwargs: its keyword arguments, and the values of the sites in ``given``.
 
         Returns:
             Unconstrained tensors ``(*plates, size)`` by ``<site>.<parameter>``, such as ``z.loc`` and ``z.scale``.
 
         Raises:
-            ValueError: features of a shape that doesn't go with the model's plates.
+            ValueError: features of a shape that doesn't go with the model's plates, no value for a site in ``given``.
         """
+        missing = [name for name in self.given if name not in kwargs]
+        if missing:
+            raise ValueError(
+                f"the encoder reads site {missing[0]!r} (given=), of which there is no value: put this guide in a "
+                f"ComposedGuide after one that samples {missing[0]!r}, or pass {missing[0]}=value"
+            )
         features = self.encoder(*args, **kwargs)
         if not self._groups:
             self._setup(features, args, kwargs)
@@ -134,7 +145,9 @@ class AmortizedGuide(PyroModule):
         return values
 
     def _setup(self, features: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        groups = grouped(read_sites(self.model, self._sites, args, kwargs), joint=self._joint)
+        own = {name: value for name, value in kwargs.items() if name not in self.given}
+        sites = [site for site in read_sites(self.model, self._sites, args, own) if site.name not in self.given]
+        groups = grouped(sites, joint=self._joint)
         for group in groups:
             given = _features_of(group, features)
             group.check_plates(group.batch_shape(given))

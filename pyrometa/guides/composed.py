@@ -15,8 +15,10 @@ class ComposedGuide(PyroModule):
 
     Each part is a guide for some sites: an autoguide over ``poutine.block(model, hide=[...])``, an
     :class:`AmortizedGuide` with ``sites=[...]``, any function. A part's name begins the names of its parameters, so
-    that ``MetaSVI(adapt="guide.weights.*")`` adapts one part and learns the others in the outer loop alone. Unlike
-    ``pyro.infer.autoguide.AutoGuideList`` it makes no plates itself, so data of any size will do.
+    that ``MetaSVI(adapt="guide.weights.*")`` adapts one part and learns the others in the outer loop alone. A part may
+    read what earlier parts have sampled: one with a list of names ``given``, such as an :class:`AmortizedGuide`, gets
+    the values of these sites as keyword arguments. Unlike ``pyro.infer.autoguide.AutoGuideList`` it makes no plates
+    itself, so data of any size will do.
 
     Args:
         parts: guides by name.
@@ -40,6 +42,12 @@ class ComposedGuide(PyroModule):
         ... )
         >>> sorted(guide(torch.randn(5, 2)))
         ['weights', 'z']
+        >>> reader = AmortizedGuide(  # q(weights) q(z | x, weights): the encoder reads both
+        ...     model, lambda x, weights: (x * weights).sum(-1, keepdim=True), sites=["z"], given=["weights"]
+        ... )
+        >>> structured = ComposedGuide(weights=AutoNormal(pyro.poutine.block(model, hide=["z"])), latents=reader)
+        >>> structured(torch.randn(5, 2))["z"].shape
+        torch.Size([5])
     """
 
     def __init__(self, **parts: Callable[..., Any]) -> None:
@@ -83,6 +91,7 @@ class ComposedGuide(PyroModule):
 def _run(parts: list[Callable[..., Any]], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     for part in parts:
-        found = part(*args, **kwargs)
+        given = {name: values[name] for name in getattr(part, "given", ()) if name in values}
+        found = part(*args, **kwargs, **given)
         values.update(found if isinstance(found, Mapping) else {})
     return values

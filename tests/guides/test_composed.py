@@ -1,5 +1,7 @@
 """An encoder for local latents and an autoguide for global ones in one guide, each with its own adapt choice."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -117,6 +119,74 @@ def test_condition_conditions_the_parts_that_can_be():
     SVI(factors, guide.condition(support), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(query)
     assert all(not torch.equal(p, b) for p, b in zip(guide.parameters(), before, strict=True))
     assert all(name.startswith(("shared.", "rows.")) for name in pyro.get_param_store())
+
+
+SPREAD, NOISE = 1.0, 0.7
+
+
+def statistician(x):
+    """A set's own context, and a latent of each row around it: all normal, so that everything is known."""
+    c = pyro.sample("c", dist.Normal(x.new_zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(c, SPREAD))
+        pyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+
+def statistician_guide():
+    """q(c | S) q(z | x, c): the form of the Neural Statistician, and of this model's posterior."""
+    return ComposedGuide(
+        context=SetEncoderGuide(statistician, lambda x: x[:, None], sites=["c"]),
+        rows=AmortizedGuide(statistician, lambda x, c: torch.stack([x, c.expand_as(x)], -1), sites=["z"], given=["c"]),
+    )
+
+
+def set_head(head, weights, scale):
+    """Linear in the features with these weights; the scale's raw value is shifted so that zero is one."""
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[0] = torch.tensor(weights, dtype=F64)
+        head.bias.copy_(torch.tensor([0.0, math.log(math.expm1(scale)) - math.log(math.expm1(1.0))], dtype=F64))
+
+
+def test_a_part_reads_what_an_earlier_one_sampled():
+    """With the exact posterior of five rows, every draw gives the evidence."""
+    x, guide = torch.randn(5, dtype=F64), statistician_guide()
+    guide(x)
+    around = 1 / (SPREAD**2 + NOISE**2)
+    precision = 1 + len(x) * around
+    set_head(guide.context.amortised.heads["c"], [len(x) * around / precision], precision**-0.5)
+    precision = SPREAD**-2 + NOISE**-2
+    set_head(guide.rows.heads["z"], [NOISE**-2 / precision, SPREAD**-2 / precision], precision**-0.5)
+    covariance = (SPREAD**2 + NOISE**2) * torch.eye(5, dtype=F64) + 1
+    evidence = dist.MultivariateNormal(x.new_zeros(5), covariance).log_prob(x)
+    for given in (guide, guide.condition(x)):
+        for _ in range(3):
+            loss = Trace_ELBO().differentiable_loss(statistician, given, x)
+            torch.testing.assert_close(-loss, evidence, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_meta_gradient_of_a_neural_statistician(steps, assert_meta_slope):
+    meta = pm.MetaSVI(
+        statistician,
+        statistician_guide(),
+        pyro.optim.Adam({"lr": 1e-2}),
+        loss=Trace_ELBO(),
+        inner=pm.SGD(0.01),
+        steps=steps,
+        adapt="guide.context.*",
+        engine=pm.Engine(vectorize=True),
+    )
+    with torch.no_grad():
+        assert_meta_slope(meta, torch.randn(3, 4, dtype=F64), torch.randn(3, 6, dtype=F64))
+
+
+def test_a_site_that_nothing_sampled_is_missed():
+    x = torch.randn(5, dtype=F64)
+    rows = statistician_guide().rows
+    with pytest.raises(ValueError, match=r"reads site 'c' .* put this guide in a ComposedGuide after one that"):
+        rows(x)
+    assert rows(x, c=x.new_zeros(()))["z"].shape == (5,)
 
 
 class Plain(nn.Module):
