@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.graph import simplified
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
+from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional import unpack
 from pyrometa.types import Data, TaskBatch
 
@@ -57,13 +59,18 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
         work: what to do with them.
         plan: how parameters are held.
         compiled: whether to compile the operations by inductor.
+
+    Raises:
+        UnsupportedProgramError: a tensor that the program reads shares memory with a parameter.
     """
     started = time.perf_counter()
-    inputs = _inputs(problem, batch)
+    inputs = [value.clone() for value in _inputs(problem, batch)]  # which share no memory with the parameters
     spec: list[TreeSpec] = []
 
     def operations(*given: Tensor) -> list[Tensor]:
-        result = work(BatchPath(*_rebuilt(problem, batch, given), work.order, plan, work.last, checked=False))
+        rebuilt = _rebuilt(problem, batch, given)
+        with _NoAliases(problem.leaves):
+            result = work(BatchPath(*rebuilt, work.order, plan, work.last, checked=False))
         flat, found = tree_flatten(result)
         spec[:] = [found]
         return flat
@@ -78,6 +85,21 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
     run = _compiled(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
     return Recording(run, spec[0], (len(graph.graph.nodes), count), seconds)
+
+
+class _NoAliases(TorchDispatchMode):
+    """What is not an input is the same at every replay, so it must not share memory with a parameter."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names = {value.untyped_storage().data_ptr(): name for name, value in parameters.items() if value.numel()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            name = isinstance(value, Tensor) and self._names.get(value.untyped_storage().data_ptr())
+            if name:
+                raise UnsupportedProgramError(f"the program reads a tensor that shares memory with {name!r}: clone it")
+        return func(*args, **kwargs or {})
 
 
 def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

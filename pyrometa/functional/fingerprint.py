@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -27,12 +27,18 @@ _NOT_READ = ("plates", "init_loc_fn")  # an autoguide makes the first in every r
 class Fingerprint:
     """State by path, such as ``model.beta``; two are equal if all of it is.
 
+    The values of trained parameters do not count, nor those of tensors that share their memory.
+
+    Args:
+        programs: what to look into, by name.
+        parameters: the trained ones.
+
     Attributes:
         held: what the fingerprint names by identity, so that no identity is used again.
     """
 
-    def __init__(self, programs: Mapping[str, Any], parameters: set[int]) -> None:
-        self._parameters = parameters
+    def __init__(self, programs: Mapping[str, Any], parameters: Collection[Tensor]) -> None:
+        self._trained = {parameter.untyped_storage().data_ptr() for parameter in parameters if parameter.numel()}
         self._state: dict[str, Any] = {}
         self.held: list[Any] = []
         self._visited: dict[int, str] = {}
@@ -66,8 +72,8 @@ class Fingerprint:
         self._visited[id(value)] = path
         self.held.append(value)
         if isinstance(value, Tensor):
-            given = id(value) in self._parameters
-            self._state[path] = (id(value), *(() if given else (value._version, value.data_ptr())))
+            trained = value.untyped_storage().data_ptr() in self._trained
+            self._state[path] = (id(value), *(() if trained else (value._version, value.data_ptr())))
             return
         parts = _parts(value)
         self._state[path] = id(value) if parts is None else type(value)

@@ -194,8 +194,8 @@ class Program:
         """All that :meth:`loss` and :meth:`score` depend on besides their arguments, to compare."""
         frozen = {name: leaf.tensor for name, leaf in self.leaves.items() if not leaf.trainable}
         parts = {"model": self.model, "guide": self.guide, "loss": self.elbo, "score": self._given_score}
-        trainable = {id(leaf.tensor) for leaf in self.leaves.values() if leaf.trainable}
-        return Fingerprint({**parts, "frozen": frozen}, trainable)
+        trained = [leaf.tensor for leaf in self.leaves.values() if leaf.trainable]
+        return Fingerprint({**parts, "frozen": frozen}, trained)
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""

@@ -234,6 +234,36 @@ def test_another_rule_can_not_pass_for_the_recorded_one():
     assert_close(found, gradients(meta_svi(case, LOOP, steps=1, inner=pm.SGD(0.1)), case.support, case.query))
 
 
+class Anchored(Decoder):
+    """Keeps what its weights started from without a copy, as a fill value for a prior or a start."""
+
+    def __init__(self, reads):
+        super().__init__()
+        self.double()
+        self.start = {name: value.detach() for name, value in self.named_parameters()}
+        self.reads = reads
+
+    def forward(self, x):
+        super().forward(x + self.reads(self.start["linear.bias"]) if self.reads else x)
+
+
+def test_a_tensor_that_shares_memory_with_a_parameter_may_be_kept():
+    case = Case(Anchored(None), modules().guide, rows(), rows())
+    recorded, loop = meta_svi(case, pm.Engine(record=True), steps=1), meta_svi(case, LOOP, steps=1)
+    for _ in range(5):
+        found, expected = (gradients(meta, case.support, case.query) for meta in (recorded, loop))
+        assert_close(found, expected)
+        recorded.step(case.support, case.query)
+    assert len(recorded.engine.recordings()) == 1
+
+
+@pytest.mark.parametrize("reads", [torch.sum, lambda start: start[0].item()], ids=["tensor", "number"])
+def test_a_tensor_that_shares_memory_with_a_parameter_may_not_be_read(reads):
+    meta = meta_svi(Case(Anchored(reads), modules().guide, rows(), rows()), pm.Engine(record=True), steps=1)
+    with pytest.raises(ValueError, match=r"shares memory with 'model.linear.bias': clone it"):
+        meta.step(rows(), rows())
+
+
 def test_a_handler_around_the_step_is_not_recorded_away():
     case = modules()
     recorded, loop = meta_svi(case, pm.Engine(record=True), steps=1), meta_svi(case, LOOP, steps=1)
