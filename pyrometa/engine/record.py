@@ -110,10 +110,10 @@ def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable
 
 
 def _inputs(problem: Problem, batch: TaskBatch) -> list[Tensor]:
-    """All tensors that differ from one replay to the next."""
+    """All tensors that differ from one replay to the next, in the layout in memory that views are recorded for."""
     own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
     noise = [_packed(draws) for draws in (*batch.support_noise, batch.query_noise) if draws]
-    return [*(value.detach() for value in own), *noise]
+    return [*(value.detach().contiguous() for value in own), *noise]
 
 
 def _rebuilt(problem: Problem, batch: TaskBatch, inputs: Sequence[Tensor]) -> tuple[Problem, TaskBatch]:

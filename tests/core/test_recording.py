@@ -211,6 +211,19 @@ def test_no_recording_is_replayed_when_it_is_stale(change, record, monkeypatch):
     assert_close(after, expected)
 
 
+def test_any_layout_in_memory():
+    """What was recorded as a view must not fail on tensors with other strides."""
+    model = Annealed().eval()
+    model.transform = lambda x: (2 * x.reshape(-1)).reshape(x.shape)
+    case = Case(model, modules().guide, rows(), rows())
+    recorded, loop = meta_svi(case, pm.Engine(record=True), steps=1), meta_svi(case, LOOP, steps=1)
+    halves = torch.stack([case.support, case.query], dim=-1)
+    for support, query in ((case.support, case.query), halves.unbind(-1), (rows().mT.contiguous().mT, rows())):
+        found, expected = (gradients(meta, support, query) for meta in (recorded, loop))
+        assert_close(found, expected)
+    assert len(recorded.engine.recordings()) == 1
+
+
 def test_keyword_arguments_are_not_stale():
     case = Case(Annealed().eval(), lambda x, temperature: modules_guide(x), rows(), rows())
     modules_guide = modules().guide
