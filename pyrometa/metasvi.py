@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
@@ -42,7 +41,8 @@ class MetaSVI:
         optim: a ``pyro.optim.PyroOptim``, of which only the constructor and the arguments are read, or a function
             of torch parameter groups to a torch optimiser.
         loss: any Pyro ELBO with a differentiable loss, or a function of ``(model, guide, *args, **kwargs)`` to a
-            scalar tensor. Default ``TraceMeanField_ELBO()``.
+            scalar tensor. Default ``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where the guide transforms a latent
+            (an autoguide and a constrained one): Pyro's ``TraceMeanField_ELBO`` forgets the Jacobian there.
         inner: the inner rule. Default ``SGD(lr=1e-2)``.
         steps: number of inner steps K.
         meta_gradient: how the outer loop learns. Default ``Unrolled()``, second-order MAML.
@@ -104,7 +104,7 @@ class MetaSVI:
         self.engine = Engine() if engine is None else engine
         self.steps = step_count("steps", steps)
         self._optim, self._adapt = optim, adapt
-        self._program = Program(model, guide, TraceMeanField_ELBO() if loss is None else loss, score, reduction)
+        self._program = Program(model, guide, loss, score, reduction)
         self._leaves: Params = {}
         self._adapted: tuple[str, ...] = ()
         self._learned: Params = {}

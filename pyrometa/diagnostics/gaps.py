@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from pyrometa.diagnostics.iwae import iwae_log_marginal, log_weights_of
+from pyrometa.functional.mean_field import mean_field_elbo
 
 __all__ = ["InferenceGaps", "inference_gaps"]
 
@@ -132,7 +132,8 @@ def _optimised(
     params = {name: value.detach().clone().requires_grad_() for name, value in proposal.items()}
     adam = torch.optim.Adam(params.values(), lr=lr)
     schedule = torch.optim.lr_scheduler.LinearLR(adam, start_factor=1.0, end_factor=1 / steps, total_iters=steps)
-    elbo = TraceMeanField_ELBO()
+    with poutine.block(), torch.random.fork_rng():
+        elbo = mean_field_elbo(poutine.trace(guide.sample).get_trace(proposal))
     for _ in range(steps):
         loss = elbo.differentiable_loss(model, lambda *_, **__: guide.sample(params), *args, **kwargs)
         for value, grad in zip(params.values(), torch.autograd.grad(loss, list(params.values())), strict=True):

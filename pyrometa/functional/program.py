@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from pyrometa.functional import estimators, guards
 from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.functional.leaves import Leaf, find_leaves
+from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.recorder import ParamRecorder, Side, SideRun, root_module
 from pyrometa.types import Data, StepNoise
@@ -36,7 +38,8 @@ class Program:
     Args:
         model: a Pyro model.
         guide: a Pyro guide.
-        loss: a Pyro ELBO, or a function of ``(model, guide, *args, **kwargs)`` to a scalar tensor.
+        loss: a Pyro ELBO, or a function of ``(model, guide, *args, **kwargs)`` to a scalar tensor; None for
+            ``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where that would forget a Jacobian.
         score: what :meth:`score` computes in the loss's place, in the same form; None for the loss.
         reduction: ``"sum"`` as Pyro, or ``"mean"`` to divide by the rows of the data.
 
@@ -48,7 +51,7 @@ class Program:
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
-        loss: ELBO | Objective,
+        loss: ELBO | Objective | None = None,
         score: ELBO | Objective | None = None,
         reduction: Reduction = "sum",
     ) -> None:
@@ -57,10 +60,9 @@ class Program:
                 raise TypeError(f"{name} must be callable, got {type(program).__name__}")
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
-        self.model, self.guide, self.elbo = model, guide, loss
-        self._loss = _objective(loss, "loss")
-        self._given_score = loss if score is None else score
-        self._score = _objective(self._given_score, "score")
+        self.model, self.guide = model, guide
+        self._given = loss, score
+        self._use(TraceMeanField_ELBO() if loss is None else loss)
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
         self._row_plates: dict[Any, frozenset[str]] = {}
@@ -68,8 +70,16 @@ class Program:
         self.guide_draws = guards.GuideDraws()
         self.local_sites: tuple[str, ...] = ()
 
+    def _use(self, loss: ELBO | Objective) -> None:
+        score = self._given[1]
+        self.elbo, self._given_score = loss, loss if score is None else score
+        self._loss, self._score = _objective(loss, "loss"), _objective(self._given_score, "score")
+
     def initialise(self, data: Data) -> None:
         """Find the parameters by running guide and model once, as plain SVI's first step would.
+
+        Warns:
+            UserWarning: a loss or score that forgets a Jacobian of the guide.
 
         Raises:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
@@ -80,6 +90,10 @@ class Program:
             replayed = poutine.replay(self.model, trace=_constant(guide.trace))
             model = self._run("model", replayed, data)
             guards.check_sites(guide.trace, model.trace)
+            if self._given[0] is None:
+                self._use(mean_field_elbo(guide.trace))
+            for given in filter(None, self._given):
+                warn_of_forgotten_jacobians(given, guide.trace)
             self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
             self.guide_draws = guards.GuideDraws.of(guide.trace)
             self.local_sites = guards.local_sites(guide, model.trace)

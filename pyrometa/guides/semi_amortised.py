@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from pyrometa.functional.estimators import refusal, traced
 from pyrometa.functional.handlers import AnswerParams
+from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.guides.rows import RowRule
 from pyrometa.guides.sites import traced_alone
 from pyrometa.inner import SGD, InnerRule, step_count
@@ -54,7 +54,7 @@ class SemiAmortizedGuide(PyroModule):
         rule: the inner rule. Default ``SGD(lr=1e-2)``.
         model: the Pyro model; None for ``guide.model``.
         loss: a Pyro ELBO that is refined by, or a function of ``(model, guide, *args, **kwargs)`` to a scalar
-            tensor. Default ``TraceMeanField_ELBO()``.
+            tensor. Default ``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where the guide transforms its draws.
 
     Raises:
         TypeError: a guide without ``propose`` and ``sample``, no model, a loss that can't be evaluated under
@@ -99,7 +99,8 @@ class SemiAmortizedGuide(PyroModule):
         self.steps = step_count("steps", steps)
         self.rule: InnerRule = SGD() if rule is None else rule
         self._model = (model,)  # not a submodule: the model's parameters are not the guide's
-        self._loss = _objective(TraceMeanField_ELBO() if loss is None else loss)
+        self._given_loss = loss
+        self._loss = None if loss is None else _objective(loss)
         self.learned = nn.ParameterDict()
         self._stored: tuple[str, ...] = ()
         self._ready = False
@@ -130,8 +131,10 @@ class SemiAmortizedGuide(PyroModule):
         self._restore_store(args, kwargs)
         learned = {_name(key): value for key, value in self.learned.items()} if self.steps else {}
 
+        objective = cast("Callable[..., Tensor]", self._loss)
+
         def loss(params: dict[str, Tensor]) -> Tensor:
-            return self._loss(self.model, lambda *_, **__: guide.sample(params), *args, **kwargs)
+            return objective(self.model, lambda *_, **__: guide.sample(params), *args, **kwargs)
 
         rule = RowRule(self.rule, proposal)
         state = rule.init(proposal)
@@ -144,14 +147,16 @@ class SemiAmortizedGuide(PyroModule):
     def _setup(self, proposal: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check the sites, and make what the rule learns: for one datum, shared by all."""
         with poutine.block(), torch.no_grad():
-            covered = poutine.trace(self.guide.sample).get_trace(proposal).nodes
+            covered = poutine.trace(self.guide.sample).get_trace(proposal)
         model = traced_alone(self.model, args, kwargs)
-        missing = [name for name in model.stochastic_nodes if name not in covered]
+        missing = [name for name in model.stochastic_nodes if name not in covered.nodes]
         if missing:
             raise ValueError(
                 f"the guide has no site for {', '.join(map(repr, missing))} of the model, without which it can't be "
                 "refined: cover all latent sites"
             )
+        self._loss = self._loss or _objective(mean_field_elbo(covered))
+        warn_of_forgotten_jacobians(self._given_loss, covered)
         if self.steps:
             datum = {name: value.detach()[(0,) * (value.dim() - 1)] for name, value in proposal.items()}
             for name, value in self.rule.learned(datum, self.steps).items():

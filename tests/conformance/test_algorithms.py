@@ -12,11 +12,6 @@ from pyro.infer import Predictive, TraceMeanField_ELBO
 import pyrometa as pm
 
 
-@pytest.fixture
-def zero_noise(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
-
-
 def two_tasks():
     case = modules()
     return Case(case.model, case.guide, case.support[:2], case.query[:2])

@@ -17,11 +17,6 @@ from torch import nn
 import pyrometa as pm
 
 
-@pytest.fixture
-def zero_noise(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
-
-
 def by_name(guide):
     return {name: value.detach().clone() for name, value in guide.adapted.by_name().items()}
 

@@ -65,11 +65,6 @@ def contraction():
     return torch.linalg.matrix_power(torch.eye(DIM, dtype=torch.float64) - LR * PRECISION, K)
 
 
-@pytest.fixture
-def zero_noise(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
-
-
 def meta_svi(guide, loss=None, **options):
     options = {"inner": pm.SGD(LR), "steps": K, **options}
     return pm.MetaSVI(model, guide, pyro.optim.SGD({"lr": 0.1}), loss or Trace_ELBO(), **options)

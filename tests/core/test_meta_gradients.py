@@ -13,11 +13,6 @@ import pyrometa as pm
 LR = 0.02
 
 
-@pytest.fixture
-def zero_noise(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
-
-
 def meta_svi(case, **options):
     return meta_cases.meta_svi(case, **{"inner": pm.SGD(LR), "steps": 3, **options})
 

@@ -5,12 +5,6 @@ import torch
 
 
 @pytest.fixture
-def zero_noise(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self.zero_())
-    monkeypatch.setattr(torch, "normal", lambda mean, std, *_, **__: mean * 1.0)
-
-
-@pytest.fixture
 def assert_slope():
     """Gradients of a loss of some leaves, along a random direction, against central differences on one noise."""
 
