@@ -20,6 +20,7 @@ from pyrometa.functional.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
+from pyrometa.functional.plates import plate_sizes
 from pyrometa.functional.recorder import ParamRecorder, Side, SideRun, root_module
 from pyrometa.types import Data, StepNoise
 
@@ -168,24 +169,16 @@ class Program:
         """Names of the plates whose size is the number of rows, read off the first two tasks of different sizes."""
         modes = self._modes()
         if modes not in self._row_plates:
-            self._row_plates[modes] = self._read_row_plates(data, larger)
+            with self.using({}):
+                sizes = [plate_sizes(self.model, self.conditioned(task), task) for task in (data, larger)]
+            rows = _rows(data), _rows(larger)
+            same = (name for name in sizes[0] if (sizes[0][name], sizes[1].get(name)) == rows)
+            self._row_plates[modes] = frozenset(same)
         return self._row_plates[modes]
 
     def _modes(self) -> tuple[bool, ...]:
         """Training or evaluation, for each module."""
         return tuple(module.training for module in self._modules())
-
-    def _read_row_plates(self, data: Data, larger: Data) -> frozenset[str]:
-        sizes = []
-        with torch.random.fork_rng(), torch.no_grad(), self.using({}):
-            for task in (data, larger):
-                guide = poutine.trace(self.conditioned(task)).get_trace(*task.args, **task.kwargs)
-                replayed = poutine.replay(self.model, trace=guide)
-                model = poutine.trace(replayed).get_trace(*task.args, **task.kwargs)
-                sizes.append({**_plate_sizes(guide), **_plate_sizes(model)})
-        return frozenset(
-            name for name, size in sizes[0].items() if size == _rows(data) and sizes[1].get(name) == _rows(larger)
-        )
 
     def batched(
         self,
@@ -276,11 +269,6 @@ def _objective(loss: ELBO | Objective, name: str) -> Objective:
     if callable(loss):
         return loss
     raise TypeError(f"{name} must be a Pyro ELBO or a function, got {type(loss).__name__}")
-
-
-def _plate_sizes(trace: poutine.Trace) -> dict[str, int]:
-    frames = (frame for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ()))
-    return {frame.name: frame.size for frame in frames if frame.vectorized and frame.full_size in (None, frame.size)}
 
 
 def _rows(data: Data) -> int | Tensor:
