@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
@@ -99,8 +100,8 @@ class SemiAmortizedGuide(PyroModule):
         self.steps = step_count("steps", steps)
         self.rule: InnerRule = SGD() if rule is None else rule
         self._model = (model,)  # not a submodule: the model's parameters are not the guide's
-        self._given_loss = loss
-        self._loss = None if loss is None else _objective(loss)
+        self._loss = loss
+        self._objective = _objective(TraceMeanField_ELBO() if loss is None else loss)
         self.learned = nn.ParameterDict()
         self._stored: tuple[str, ...] = ()
         self._ready = False
@@ -131,10 +132,8 @@ class SemiAmortizedGuide(PyroModule):
         self._restore_store(args, kwargs)
         learned = {_name(key): value for key, value in self.learned.items()} if self.steps else {}
 
-        objective = cast("Callable[..., Tensor]", self._loss)
-
         def loss(params: dict[str, Tensor]) -> Tensor:
-            return objective(self.model, lambda *_, **__: guide.sample(params), *args, **kwargs)
+            return self._objective(self.model, lambda *_, **__: guide.sample(params), *args, **kwargs)
 
         rule = RowRule(self.rule, proposal)
         state = rule.init(proposal)
@@ -155,8 +154,9 @@ class SemiAmortizedGuide(PyroModule):
                 f"the guide has no site for {', '.join(map(repr, missing))} of the model, without which it can't be "
                 "refined: cover all latent sites"
             )
-        self._loss = self._loss or _objective(mean_field_elbo(covered))
-        warn_of_forgotten_jacobians(self._given_loss, covered)
+        if self._loss is None:
+            self._objective = _objective(mean_field_elbo(covered))
+        warn_of_forgotten_jacobians(self._loss, covered)
         if self.steps:
             datum = {name: value.detach()[(0,) * (value.dim() - 1)] for name, value in proposal.items()}
             for name, value in self.rule.learned(datum, self.steps).items():
