@@ -76,6 +76,23 @@ def test_the_encoder_and_decoder_are_the_classic_networks():
     torch.testing.assert_close(vae.reconstruct(x), logits.sigmoid())
 
 
+def test_the_decoder_mirrors_several_hidden_layers():
+    vae, x = VAE(hidden=(16, 8), latent=3, activation=torch.tanh), torch.rand(4, 784)
+    first, _, second = vae.encoder.hidden
+    loc, scale = vae.encode(x)
+    h = second(first(x).tanh()).tanh()
+    torch.testing.assert_close(loc, vae.encoder.loc(h))
+    torch.testing.assert_close(scale.log(), vae.encoder.log_scale(h))
+    first, _, second = vae.decoder.hidden
+    assert [first.out_features, second.out_features] == [8, 16]
+    h = second(first(loc).tanh()).tanh()
+    torch.testing.assert_close(vae.reconstruct(x), vae.decoder.output(h).sigmoid())
+
+
+def test_one_width_in_a_list_is_that_width():
+    assert VAE(hidden=[16]).state_dict().keys() == VAE(hidden=16).state_dict().keys()
+
+
 @BOTH
 @pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -210,6 +227,8 @@ def test_pixels_outside_the_unit_interval_are_refused_when_scored(kind, likeliho
     [
         (lambda: VAE(likelihood="poisson"), "'bernoulli', 'continuous_bernoulli', 'gaussian', got 'poisson'"),
         (lambda: VAE(hidden=0), "hidden must be at least 1, got 0"),
+        (lambda: VAE(hidden=(16, 0)), "hidden must be at least 1, got 0"),
+        (lambda: VAE(hidden=()), "hidden must be at least 1, got 0"),
         (lambda: VAE(data_size=-1), "data_size must be at least 1"),
         (lambda: ConvVAE(latent=0), "latent must be at least 1"),
         (lambda: ConvVAE(channels=(4, 0)), "channels must be at least 1, got 0"),
