@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         torch.manual_seed(args.seed)
         optim = pyro.optim.Adam({"lr": 1e-3})
         score = predictive_nll if make is bayesian else None
-        options = {"reduction": "mean", "score": score, "engine": pm.Engine(chunk_size=25)}
+        engine = pm.Engine(chunk_size=25, record=not args.quick)
+        options = {"reduction": "mean", "score": score, "engine": engine}
         meta = make(args.channels, args.width, optim=optim, outer_lr=1e-2, **options)
         sampler = seen.sampler(shots=args.shots, queries=5, seed=args.seed)  # the same tasks for both
         began = time.process_time()
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = omniglot.parser(__doc__.splitlines()[0], "omniglot_classify")
     parser.add_argument("--shots", type=int, choices=[1, 5], default=1, help="drawings of each character")
-    parser.add_argument("--meta-steps", type=int, default=1000)
+    parser.add_argument("--meta-steps", type=int, default=3000)
     parser.add_argument("--meta-batch", type=int, default=8)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--width", type=int, default=64)
