@@ -1,4 +1,4 @@
-"""What the three Omniglot examples share: their data, and files that are written whole or not at all."""
+"""What the Omniglot examples share: their data, and files that are written whole or not at all."""
 
 import argparse
 import json
