@@ -6,25 +6,30 @@ The encoder of a VAE proposes each image's posterior at once. What that gives aw
 family that is optimised image by image, is the amortisation gap (Cremer et al., 2018). A semi-amortised VAE (Kim et
 al., 2018) refines each proposal by a few steps of gradient descent with momentum, and trains through them.
 
-Compared are VAEs of one architecture, whose decoders take as many steps on the same images of background alphabets:
+Compared are VAEs of one architecture, trained on the same images of background alphabets:
 
 - amortised: encoder only;
 - amortised, refined: the same one, refined at test time only;
-- semi-amortised: refined in training, too.
+- semi-amortised: refined in training, too, for as many steps;
+- amortised, longer: encoder only, with as many seconds of training as the semi-amortised one.
 
-The gaps on unseen alphabets are in --out: metrics.json and gaps.png.
+The gaps on unseen alphabets, and the steps and seconds that refinement takes (semi_amortised_steps.py), are in --out:
+metrics.json, gaps.png and steps.png.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import gains
 import omniglot_data as omniglot
 import pyro
+import semi_amortised_steps
 import torch
 from matplotlib.figure import Figure
+from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -47,22 +52,41 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     unseen = omniglot.binarised(evaluation.images[chosen].flatten(1), args.seed)
 
     plain = VAE(hidden=args.hidden, latent=args.latent, activation=torch.tanh)
-    semi = copy.deepcopy(plain)
-    encoder, inner_encoder = encoder_of(plain, args), encoder_of(semi, args)
-    seconds = {"amortised": fit(plain, encoder, images, args, "amortised")}
+    semi, longer = copy.deepcopy(plain), copy.deepcopy(plain)
+    encoder, inner_encoder, longer_encoder = (encoder_of(vae, args) for vae in (plain, semi, longer))
+    seconds = {"amortised": fit(plain.model, encoder, images, args, "amortised")}
     rate = tuned_rate(plain, encoder, images, args)
     refined = SemiAmortizedGuide(encoder, args.refinements, refinement(rate))
     refining = SemiAmortizedGuide(inner_encoder, args.refinements, refinement(rate))
-    seconds["semi-amortised"] = fit(semi, refining, images, args, "semi-amortised")
-    vaes = {"amortised": (plain, encoder), "amortised, refined": (plain, refined), "semi-amortised": (semi, refining)}
+    seconds["semi-amortised"] = fit(semi.model, refining, images, args, "semi-amortised")
+    steps = round(args.steps * seconds["semi-amortised"] / seconds["amortised"])
+    seconds["amortised, longer"] = fit(longer.model, longer_encoder, images, args, "amortised, longer", steps)
+    vaes = {
+        "amortised": (plain, encoder),
+        "amortised, refined": (plain, refined),
+        "semi-amortised": (semi, refining),
+        "amortised, longer": (longer, longer_encoder),
+    }
 
-    result: dict[str, Any] = {"training cpu seconds": seconds, "rate": rate, "settings": vars(args), "gaps": {}}
+    result: dict[str, Any] = {"training cpu seconds": seconds, "longer steps": steps, "rate": rate}
+    result |= {"settings": vars(args), "gaps": {}}
     for name, (vae, guide) in vaes.items():
         gaps = inference_gaps(vae.model, guide, unseen, steps=args.optimisation_steps, num_samples=args.samples)
         result["gaps"][name] = summary(gaps)
         tqdm.write(name + ": " + ", ".join(f"{k} {v['mean']:.2f} ± {v['se']:.2f}" for k, v in summary(gaps).items()))
         omniglot.write_json(args.out / "metrics.json", result)
     omniglot.write_figure(args.out / "gaps.png", drawn(result["gaps"]))
+
+    decoder = poutine.block(semi.model, hide_types=["param"])  # it stays as it is
+    pooled = encoder_of(semi, args)
+    refining = SemiAmortizedGuide(encoder_of(semi, args), args.refinements, refinement(rate))
+    seconds["that decoder's encoder"] = fit(decoder, pooled, images, args, "encoder")
+    seconds["that decoder's refinement"] = fit(decoder, refining, images, args, "refinement")
+    result["steps"] = semi_amortised_steps.compared(decoder, pooled, refining, unseen[: args.refined_images], args)
+    omniglot.write_json(args.out / "metrics.json", result)
+    tqdm.write(gains.table(result["steps"]))
+    title = "Refining the posteriors of unseen images, one decoder"
+    omniglot.write_figure(args.out / "steps.png", gains.draw(result["steps"], title))
     return result
 
 
@@ -76,10 +100,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=100)
     parser.add_argument("--optimisation-steps", type=int, default=600, help="to the optimal posterior of an image")
     parser.add_argument("--samples", type=int, default=300, help="draws an image for each bound")
+    parser.add_argument("--refined-images", type=int, default=40, help="of those, for the steps that Adam takes")
+    parser.add_argument("--converged-steps", type=int, default=1600, help="of Adam until it has converged")
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(hidden=20, latent=3, steps=20, batch_size=16, refinements=2, test_images=10)
-        vars(args).update(optimisation_steps=20, samples=20)
+        vars(args).update(optimisation_steps=20, samples=20, refined_images=5, converged_steps=40)
+    args.at = semi_amortised_steps.AT[:5] if args.quick else semi_amortised_steps.AT
     return args
 
 
@@ -89,7 +116,7 @@ def encoder_of(vae: VAE, args: argparse.Namespace) -> AmortizedGuide:
 
 
 def refinement(rate: float) -> pm.Momentum:
-    return pm.Momentum(rate, momentum=0.5, learn="layer")  # one for the means, one for the scales
+    return pm.Momentum(rate, momentum=0.5, learn="parameter")  # a rate for each latent's mean and each one's scale
 
 
 def tuned_rate(vae: VAE, encoder: AmortizedGuide, images: Tensor, args: argparse.Namespace) -> float:
@@ -104,12 +131,20 @@ def tuned_rate(vae: VAE, encoder: AmortizedGuide, images: Tensor, args: argparse
 
 
 def fit(
-    vae: VAE, guide: AmortizedGuide | SemiAmortizedGuide, images: Tensor, args: argparse.Namespace, name: str
+    model: Callable[..., Any],
+    guide: AmortizedGuide | SemiAmortizedGuide,
+    images: Tensor,
+    args: argparse.Namespace,
+    name: str,
+    steps: int | None = None,
 ) -> float:
     """Plain SVI, which differentiates through the refinement; returns CPU seconds."""
     began = time.process_time()
-    svi = SVI(vae.model, guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
-    with pyro.get_param_store().scope(), tqdm(range(args.steps), desc=name) as bar:
+    optim = pyro.optim.Adam(
+        lambda name: {"lr": 2e-2 if "log_lr" in name else 1e-3}
+    )  # learned rates hardly move at 1e-3
+    svi = SVI(model, guide, optim, TraceMeanField_ELBO())
+    with pyro.get_param_store().scope(), tqdm(range(steps or args.steps), desc=name) as bar:
         for _ in bar:
             batch = torch.randint(len(images), (args.batch_size,))
             bar.set_postfix(nats=f"{svi.step(images[batch].bernoulli()) / args.batch_size:.1f}")
@@ -128,19 +163,19 @@ def summary(gaps: InferenceGaps) -> dict[str, dict[str, float]]:
 
 def drawn(gaps: dict[str, dict[str, dict[str, float]]]) -> Figure:
     """Bars from the importance-weighted NLL up to the negative ELBO, in the two parts of the gap between them."""
-    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    names = ["amortised", "amortised, refined", "semi-amortised"]
+    names = list(gaps)
     left = [gaps[name]["NLL"]["mean"] for name in names]
-    axes.scatter(left, range(3), color="#333333", zorder=3, label="NLL (importance-weighted)")
+    axes.scatter(left, range(len(names)), color="#333333", zorder=3, label="NLL (importance-weighted)")
     for part, colour in COLOURS.items():
         width = [gaps[name][part]["mean"] for name in names]
-        axes.barh(range(3), width, left=left, height=0.5, color=colour, label=f"{part} gap")
+        axes.barh(range(len(names)), width, left=left, height=0.5, color=colour, label=f"{part} gap")
         left = [start + more for start, more in zip(left, width, strict=True)]
     for row, name in enumerate(names):
         text = f"  {gaps[name]['amortisation']['mean']:.2f} of amortisation"
         axes.text(left[row], row, text, va="center", color=COLOURS["amortisation"])
-    axes.set_yticks(range(3), names)
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     low, high = min(gaps[name]["NLL"]["mean"] for name in names), max(left)
     axes.set_xlim(low - 0.08 * (high - low), high + 0.35 * (high - low))
