@@ -209,6 +209,9 @@ class MetaSVI:
     ) -> Tensor:
         """Query loss of each task after several numbers of inner steps, on one noise for all of them.
 
+        The noise of all steps is drawn at once: to compare two starts on the same noise, seed before each call and ask
+        both for the same largest number of steps.
+
         Args:
             support: what each task adapts to.
             query: what it is scored on; None scores the support set with fresh noise.

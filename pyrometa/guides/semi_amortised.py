@@ -44,9 +44,12 @@ class SemiAmortizedGuide(PyroModule):
 
     Every step draws fresh noise. Training differentiates through the refinement, second order included, in plain
     ``SVI`` as under ``MetaSVI``: the encoder learns to propose what is refined well, and the model's parameters see
-    their part in it. What the rule learns (rates, or a network for iterative amortised inference) are this guide's
-    own parameters, ``learned``, shared by all data, and take the optimiser's step size. The loss is a sum over data
-    and each datum is moved by itself, so a datum's posterior does not depend on the data beside it.
+    their part in it. The loss is a sum over data and each datum is moved by itself, so a datum's posterior does not
+    depend on the data beside it.
+
+    What the rule learns (rates, or a network for iterative amortised inference) are this guide's own parameters,
+    ``learned``, shared by all data, and take the optimiser's step size. Logarithms of rates want a larger one than
+    weights: ``pyro.optim.Adam(lambda name: {"lr": 0.02 if "learned" in name else 1e-3})``.
 
     Args:
         guide: an :class:`AmortizedGuide`, or anything with its ``propose`` and ``sample``; it covers all latent
