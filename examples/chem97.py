@@ -5,8 +5,8 @@
     python examples/chem97.py --quick      # tiny sizes: shows that it runs
 
 A Bayesian regression a school: a pupil's A-level score on the GCSE score before. Nine schools in ten
-meta-train the guide's start and a rate for each parameter and step; the others are fitted. --out gets
-metrics.json and chem97.png.
+meta-train the guide's start and a rate for each parameter and step, or an encoder of a school's pupils; the others
+are fitted. --out gets metrics.json and chem97.png.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 from gains import META, Problem, adapted, compare, draw, similar_sizes, table, train, values, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
+from set_encoders import ENCODED, fit_encoder, regression_encoder, subsets
 from torch import Tensor
 
 import pyrometa as pm
@@ -36,15 +37,19 @@ def model(score: Tensor, gcse: Tensor) -> None:
         pyro.sample("score", dist.Normal(intercept + slope * gcse, NOISE), obs=score)
 
 
+def elbo(particles: int) -> TraceMeanField_ELBO:
+    return TraceMeanField_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     torch.manual_seed(args.seed)
     schools = load(args.minimum, args.seed)
     test = schools.test.rows[: args.tasks]
-    elbo = TraceMeanField_ELBO(num_particles=args.particles, vectorize_particles=True, max_plate_nesting=2)
 
     guide = AutoNormal(model)
-    options: dict[str, Any] = {"loss": elbo, "reduction": "mean"}  # nats a pupil: schools differ in size
+    # Nats a pupil: schools differ in size.
+    options: dict[str, Any] = {"loss": elbo(args.particles), "reduction": "mean"}
     batches = similar_sizes(schools.train.rows, args.batch_size, args.seed)
     pooling = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), steps=0, **options)
     train(pooling, batches, args.meta_steps // 2)
@@ -53,13 +58,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     inner = pm.Momentum({"*locs*": 0.2, "*scales*": 1.0}, momentum=0.6, learn="layer_step")
     optim = pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 1.0})
     meta = pm.MetaSVI(model, guide, optim, inner=inner, steps=5, **options)
-    seconds = train(meta, batches, args.meta_steps)
+    seconds = {META: train(meta, batches, args.meta_steps)}
 
-    problem = Problem(model, AutoNormal, elbo, test, args.draws)
+    encoded, seconds[ENCODED] = fit_encoder(
+        model,
+        regression_encoder(model, args.hidden),
+        elbo,
+        subsets(schools.train.rows, args.batch_size),
+        steps=args.encoder_steps,
+        particles=(8, args.particles),
+        rate=0.1,
+    )
+
+    problem = Problem(model, AutoNormal, elbo(args.particles), test, args.draws)
     result = compare(
         problem,
         pooled,
-        {META: adapted(meta, problem)},
+        {META: adapted(meta, problem), ENCODED: adapted(encoded, problem)},
         rates=(0.01, 0.03, 0.1),
         steps=args.svi_steps,
         converged=args.converged_steps,
@@ -88,10 +103,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     args = parser.parse_args(argv)
     sizes = {"minimum": 6, "tasks": None, "particles": 32, "batch_size": 32, "meta_steps": 2000}
+    sizes |= {"hidden": 64, "encoder_steps": (4000, 200)}
     sizes |= {"svi_steps": 200, "converged_steps": 600}
     sizes |= {"draws": 20_000}
     if args.quick:
         sizes = {"draws": 40, "minimum": 33, "tasks": 4, "particles": 2, "batch_size": 4, "meta_steps": 6}
+        sizes |= {"hidden": 4, "encoder_steps": (2, 2)}
         sizes |= {"svi_steps": 20, "converged_steps": 40}
     vars(args).update(sizes)
     return args

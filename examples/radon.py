@@ -6,27 +6,33 @@
 
 A Bayesian regression a county: a house's log radon on the floor of its measurement. Six counties in ten meta-train
 the guide's start and its rates, one for all, one for each parameter, or one for each parameter and step; the others
-are fitted. --out gets metrics.json and radon.png.
+are fitted. An encoder of a county's houses learns from counties that the model's prior makes up. --out gets
+metrics.json and radon.png.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, adapted, compare, draw, set_values, similar_sizes, table, train, values, write
+from gains import Problem, Row, adapted, compare, draw, set_values, similar_sizes, table, train, values, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
+from set_encoders import ENCODED, fit_encoder, regression_encoder, resampled, simulated, some_size, stacked
 from torch import Tensor
 
 import pyrometa as pm
 from pyrometa.tasks import GroupSplits, group_tasks
 
 NOISE = 0.8  # standard deviation of log radon around one regression on all houses
-LEARN = {"one rate": "rate", "a rate for each parameter": "layer", "a rate for each parameter and step": "layer_step"}
+LEARN = {
+    "meta-learned start, one rate": "rate",
+    "meta-learned start, rates by parameter": "layer",
+    "meta-learned start, rates by parameter and step": "layer_step",
+}
 
 
 def model(radon: Tensor, basement: Tensor) -> None:
@@ -37,35 +43,59 @@ def model(radon: Tensor, basement: Tensor) -> None:
         pyro.sample("radon", dist.Normal(level + floor * basement, NOISE), obs=radon)
 
 
+def elbo(particles: int) -> TraceMeanField_ELBO:
+    return TraceMeanField_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     torch.manual_seed(args.seed)
     counties = load(args.seed)
     test = counties.test.rows[: args.tasks]
-    elbo = TraceMeanField_ELBO(num_particles=args.particles, vectorize_particles=True, max_plate_nesting=2)
 
     guide = AutoNormal(model)
-    options: dict[str, Any] = {"loss": elbo, "reduction": "mean"}  # nats a house: counties differ in size
+    # Nats a house: counties differ in size.
+    options: dict[str, Any] = {"loss": elbo(args.particles), "reduction": "mean"}
     batches = similar_sizes(counties.train.rows, args.batch_size, args.seed)
     pooling = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), steps=0, **options)
     train(pooling, batches, args.meta_steps)
     pooled = values(guide)
 
-    problem = Problem(model, AutoNormal, elbo, test, args.draws)
-    learned = {}
+    problem = Problem(model, AutoNormal, elbo(args.particles), test, args.draws)
+    learned, seconds = {}, {}
     for name, learn in LEARN.items():
         set_values(guide, pooled)
         inner = pm.Momentum(0.2, momentum=0.6, learn=learn)
         optim = pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 1.0})
         meta = pm.MetaSVI(model, guide, optim, inner=inner, steps=5, **options)
-        train(meta, batches, args.meta_steps)
+        seconds[name] = train(meta, batches, args.meta_steps)
         learned[name] = adapted(meta, problem)
 
+    encoded, seconds[ENCODED] = fit_encoder(
+        model,
+        regression_encoder(model, args.hidden),
+        elbo,
+        made_up(counties.train.rows, args.encoder_batch),
+        steps=args.encoder_steps,
+        particles=(8, args.particles),
+        rate=0.1,
+    )
+    learned[ENCODED] = adapted(encoded, problem)
+
     result = compare(problem, pooled, learned, rates=(0.03, 0.1), steps=args.svi_steps, converged=args.converged_steps)
-    result["seed"] = args.seed
+    result = {**result, "meta_training_seconds": seconds, "seed": args.seed}
     print(table(result))
     write(args.out, "radon", result, draw(result, f"Radon: {len(test)} counties that meta-training did not see"))
     return result
+
+
+def made_up(counties: Sequence[Row], batch_size: int) -> Iterator[Row]:
+    """Counties of one size, with the floors of real counties' houses and radon of the model's prior."""
+    while True:
+        houses = some_size(2, 128)
+        chosen = [counties[i] for i in torch.randint(len(counties), (batch_size,))]
+        columns = stacked([resampled(county, torch.randint(len(county[0]), (houses,))) for county in chosen])
+        yield simulated(model, "radon", columns)
 
 
 def load(seed: int) -> GroupSplits:
@@ -85,10 +115,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     args = parser.parse_args(argv)
     sizes = {"tasks": None, "particles": 32, "batch_size": 16, "meta_steps": 200}
+    sizes |= {"hidden": 64, "encoder_batch": 32, "encoder_steps": (12_000, 200)}
     sizes |= {"svi_steps": 150, "converged_steps": 400}
     sizes |= {"draws": 10_000}
     if args.quick:
         sizes = {"draws": 40, "tasks": 3, "particles": 2, "batch_size": 2, "meta_steps": 2}
+        sizes |= {"hidden": 4, "encoder_batch": 2, "encoder_steps": (2, 2)}
         sizes |= {"svi_steps": 10, "converged_steps": 20}
     vars(args).update(sizes)
     return args
