@@ -17,7 +17,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import META, Problem, adapted, compare, draw, similar_sizes, table, train, values, write
+from gains import META, Problem, adapted, compare, similar_sizes, train, values
+from gains_report import draw, table, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from set_encoders import ENCODED, fit_encoder, regression_encoder, subsets

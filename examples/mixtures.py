@@ -16,7 +16,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import META, Problem, Row, adapted, compare, draw, table, train, values, write
+from gains import META, Problem, Row, adapted, compare, train, values
+from gains_report import draw, table, write
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gains
+import gains_report
 import omniglot_data as omniglot
 import omniglot_starts as starts
 import pyro
@@ -158,7 +158,7 @@ def table(result: dict[str, Any]) -> str:
     for k in next(iter(curves.values())):
         points = (f"{curve[k]['mean']:.2f} ({curve[k]['se']:.2f})" if k in curve else "" for curve in curves.values())
         lines.append(f"{k:>5}" + "".join(f"{point:>22}" for point in points))
-    return "\n".join([*lines, gains.table(result["convergence"]), finding(result)])
+    return "\n".join([*lines, gains_report.table(result["convergence"]), finding(result)])
 
 
 def finding(result: dict[str, Any]) -> str:

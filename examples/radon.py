@@ -18,7 +18,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, draw, set_values, similar_sizes, table, train, values, write
+from gains import Problem, Row, adapted, compare, set_values, similar_sizes, train, values
+from gains_report import draw, table, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from set_encoders import ENCODED, fit_encoder, regression_encoder, resampled, simulated, some_size, stacked

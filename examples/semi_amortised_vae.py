@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gains
+import gains_report
 import omniglot_data as omniglot
 import pyro
 import semi_amortised_steps
@@ -84,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seconds["that decoder's refinement"] = fit(decoder, refining, images, args, "refinement")
     result["steps"] = semi_amortised_steps.compared(decoder, pooled, refining, unseen[: args.refined_images], args)
     omniglot.write_json(args.out / "metrics.json", result)
-    tqdm.write(gains.table(result["steps"]))
+    tqdm.write(gains_report.table(result["steps"]))
     title = "Refining the posteriors of unseen images, one decoder"
-    omniglot.write_figure(args.out / "steps.png", gains.draw(result["steps"], title))
+    omniglot.write_figure(args.out / "steps.png", gains_report.draw(result["steps"], title))
     return result
 
 

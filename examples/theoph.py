@@ -17,7 +17,8 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, draw, set_values, table, train, values, write
+from gains import Problem, Row, adapted, compare, set_values, train, values
+from gains_report import draw, table, write
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_mean
