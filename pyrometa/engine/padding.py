@@ -30,8 +30,6 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     Raises:
         NotPaddableError: with the reason.
     """
-    if program.reads_support:
-        raise NotPaddableError("the guide reads the whole support set")
     tasks = [task for group in groups for task in group.tasks()]
     plates = _row_plates(program, tasks)
     found: dict[Any, list[TaskData]] = {}

@@ -106,3 +106,16 @@ class MaskRows(Messenger):
                 counts = torch.arange(frame.size, device=self._rows.count.device) < self._rows.count
                 counts = counts.reshape(-1, *(1,) * (-1 - frame.dim))
                 msg["mask"] = counts if msg["mask"] is None else msg["mask"] & counts
+
+
+class MaskSupport(Messenger):
+    """Tells a guide that reads padded data which of its rows count, where it asks by a ``row_mask`` message."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def _pyro_row_mask(self, msg: Any) -> None:
+        whole = msg["fn"](*msg["args"])
+        counts = torch.arange(whole.shape[-1], device=whole.device) < self._rows.count
+        msg["value"], msg["done"] = whole & counts, True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyrometa.functional import estimators, guards
 from pyrometa.functional.fingerprint import Fingerprint
-from pyrometa.functional.handlers import AnswerParams, MaskRows, swapped
+from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, swapped
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
@@ -155,7 +155,8 @@ class Program:
             return self.guide
 
         def guide(*args: Any, **kwargs: Any) -> Any:
-            return self.guide.condition(*support.args, **support.kwargs)(*args, **kwargs)  # type: ignore[attr-defined]
+            with MaskSupport(support.rows) if support.rows else nullcontext():
+                return self.guide.condition(*support.args, **support.kwargs)(*args, **kwargs)  # type: ignore[attr-defined]
 
         guide.__wrapped__ = self.guide  # type: ignore[attr-defined]
         return guide

@@ -7,12 +7,19 @@ from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 Pool: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``(rows, mask) -> pooled``: shapes ``(*batch, N, features)``, boolean ``(*batch, N)``, ``(*batch, pooled)``."""
 
 Pooling: TypeAlias = Literal["mean", "sum", "max"] | Pool
+
+
+@effectful(type="row_mask")
+def row_mask(rows: Tensor) -> Tensor:
+    """Which of the rows ``(*batch, N, features)`` count, boolean ``(*batch, N)``: all, unless an engine padded them."""
+    return torch.ones(rows.shape[:-1], dtype=torch.bool, device=rows.device)
 
 
 class AttentionPooling(nn.Module):

@@ -6,13 +6,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyrometa.guides.amortised import AmortizedGuide
 from pyrometa.guides.families import Family
-from pyrometa.guides.pooling import Pooling, pool_of
+from pyrometa.guides.pooling import Pooling, pool_of, row_mask
 
 
 class SetEncoderGuide(PyroModule):
@@ -23,6 +22,7 @@ class SetEncoderGuide(PyroModule):
     Called on data it conditions on that data. :meth:`condition` fixes the data that it conditions on:
     ``MetaSVI`` does so with each task's support set, and scores the query set with the guide that comes out. With
     ``steps=0`` that is VERSA, the Neural Statistician and a Neural Process; with K steps, adaptation starts there.
+    Tasks of different sizes are padded to one shape, so a pooling of your own must keep to its mask.
 
     Args:
         model: a Pyro model.
@@ -106,6 +106,5 @@ class _SetEncoder(nn.Module):
         if not isinstance(rows, Tensor) or rows.dim() < 2:
             got = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
             raise ValueError(f"the set encoder must return rows of features, (N, features), got {got}")
-        if mask is None:
-            mask = torch.ones(rows.shape[:-1], dtype=torch.bool, device=rows.device)
-        return self.pool(rows, mask)
+        counts = row_mask(rows)
+        return self.pool(rows, counts if mask is None else mask & counts)

@@ -11,6 +11,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from torch import nn
 
 import pyrometa as pm
+from pyrometa.guides import AttentionPooling, SetEncoderGuide
 
 LOOP = pm.Engine(vectorize=False)
 SIZES = (4, 2, 7, 3, 1, 4, 6)
@@ -140,3 +141,35 @@ def test_what_can_not_be_padded_is_run_size_by_size(case, reason):
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11)
     with pytest.raises(pm.UnsupportedProgramError, match=reason):
         meta_svi(case, pm.Engine(vectorize=True)).step(case.support, case.query)
+
+
+class Counted(nn.Module):
+    """A pooling that keeps to its mask, or forgets it."""
+
+    def __init__(self, heeds):
+        super().__init__()
+        self.heeds = heeds
+
+    def forward(self, rows, mask):
+        mask = mask if self.heeds else torch.ones_like(mask)
+        return torch.where(mask[..., None], rows, 0.0).sum(-2) / mask.sum(-1, keepdim=True)
+
+
+def reader(pooling):
+    encoder = nn.Sequential(nn.Linear(3, 4), nn.Tanh()).double()
+    return SetEncoderGuide(regression, lambda x, y: encoder(torch.cat([x, y[:, None]], -1)), pooling=pooling)
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(
+    "pooling", ["mean", "sum", "max", AttentionPooling(4, 2).double(), Counted(True)], ids=lambda p: str(p)[:9]
+)
+def test_a_guide_that_reads_the_support_set_reads_no_padding(pooling, steps):
+    case = Case(regression, reader(pooling), pairs(), pairs(SIZES[::-1]))
+    assert_same(case, loss=Trace_ELBO(), adapt="guide", steps=steps, inner=pm.SGD(1e-4))
+
+
+def test_a_pooling_that_forgets_its_mask_is_not_padded():
+    case = Case(regression, reader(Counted(False)), pairs(), pairs(SIZES[::-1]))
+    with pytest.warns(pm.LoopWarning, match="can't be padded: rows that do not count change the loss"):
+        assert_same(case, pm.Engine(), loss=Trace_ELBO(), adapt="guide")
