@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 Params: TypeAlias = dict[str, Tensor]
@@ -26,6 +27,10 @@ class Rows:
 
     count: Tensor
     plates: frozenset[str]
+
+    def mask(self, size: int) -> Tensor:
+        """Which rows of one task's padded data count, boolean ``(size,)``."""
+        return torch.arange(size, device=self.count.device) < self.count
 
 
 @dataclass(frozen=True)

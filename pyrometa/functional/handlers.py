@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -103,8 +102,7 @@ class MaskRows(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         for frame in msg["cond_indep_stack"]:
             if frame.name in self._rows.plates:
-                counts = torch.arange(frame.size, device=self._rows.count.device) < self._rows.count
-                counts = counts.reshape(-1, *(1,) * (-1 - frame.dim))
+                counts = self._rows.mask(frame.size).reshape(-1, *(1,) * (-1 - frame.dim))
                 msg["mask"] = counts if msg["mask"] is None else msg["mask"] & counts
 
 
@@ -117,5 +115,4 @@ class MaskSupport(Messenger):
 
     def _pyro_row_mask(self, msg: Any) -> None:
         whole = msg["fn"](*msg["args"])
-        counts = torch.arange(whole.shape[-1], device=whole.device) < self._rows.count
-        msg["value"], msg["done"] = whole & counts, True
+        msg["value"], msg["done"] = whole & self._rows.mask(whole.shape[-1]), True
