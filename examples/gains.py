@@ -29,6 +29,11 @@ Values = Mapping[str, Tensor]
 
 META = "meta-learned start and rates"
 TOLERANCE = 0.005  # nats a datum
+LEARN = {
+    "meta-learned start, one rate": "rate",
+    "meta-learned start, rates by parameter": "layer",
+    "meta-learned start, rates by parameter and step": "layer_step",
+}
 
 
 @dataclass
@@ -203,26 +208,27 @@ def median_task(problem: Problem) -> Row:
     return sorted(problem.tasks, key=lambda task: len(task[0]))[len(problem.tasks) // 2]
 
 
-def svi_seconds(problem: Problem, steps: int = 20) -> float:
+def svi_seconds(problem: Problem) -> float:
     """CPU seconds of a step of plain SVI on the task of median size."""
     task = median_task(problem)
     with pyro.get_param_store().scope():
         inference = SVI(problem.model, problem.guide(problem.model), pyro.optim.Adam({"lr": 0.01}), problem.elbo)
-        inference.step(*task)
-        start = time.process_time()
-        for _ in range(steps):
-            inference.step(*task)
-        return (time.process_time() - start) / steps
+        return seconds_of(lambda: inference.step(*task))
 
 
-def adapt_seconds(meta: pm.MetaSVI, problem: Problem, steps: int, repeats: int = 10) -> float:
+def adapt_seconds(meta: pm.MetaSVI, problem: Problem, steps: int) -> float:
     """CPU seconds of ``meta.adapt`` on the task of median size and of a draw, for which an encoder reads the task."""
     task = median_task(problem)
-    meta.adapt(task, steps)(*task)
-    start = time.process_time()
-    for _ in range(repeats):
-        meta.adapt(task, steps)(*task)
-    return (time.process_time() - start) / repeats
+    return seconds_of(lambda: meta.adapt(task, steps)(*task), times=10)
+
+
+def seconds_of(run: Callable[[], Any], times: int = 20) -> float:
+    """CPU seconds of a call, the first of which sets up and is not counted."""
+    run()
+    began = time.process_time()
+    for _ in range(times):
+        run()
+    return (time.process_time() - began) / times
 
 
 def values(guide: nn.Module) -> dict[str, Tensor]:
@@ -266,3 +272,25 @@ def train(meta: pm.MetaSVI, batches: Iterator[Any], steps: int) -> float:
                 raise
         schedule.step()
     return time.process_time() - start
+
+
+def learned_starts(
+    problem: Problem,
+    guide: nn.Module,
+    pooled: Values,
+    batches: Iterator[Any],
+    *,
+    rate: float,
+    steps: int,
+    **options: Any,
+) -> tuple[dict[str, Learned], dict[str, float]]:
+    """Meta-train the pooled start with each kind of learned rates; CPU seconds too."""
+    learned, seconds = {}, {}
+    for name, learn in LEARN.items():
+        set_values(guide, pooled)
+        inner = pm.Momentum(rate, momentum=0.6, learn=learn)
+        optim = pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 1.0})
+        meta = pm.MetaSVI(problem.model, guide, optim, inner=inner, steps=5, **options)
+        seconds[name] = train(meta, batches, steps)
+        learned[name] = adapted(meta, problem)
+    return learned, seconds

@@ -1,11 +1,10 @@
 """What :mod:`gains` found, in words and as a figure."""
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from files import write_figure, write_json
 from gains import TOLERANCE
 from matplotlib.figure import Figure
 
@@ -55,13 +54,5 @@ def draw(result: Mapping[str, Any], title: str) -> Figure:
 
 def write(out: Path, name: str, results: Mapping[str, Any], figure: Figure) -> None:
     """Write ``metrics.json`` and the figure."""
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2) + "\n"
-    write_atomically(out / "metrics.json", lambda path: path.write_text(text))
-    write_atomically(out / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=110))
-
-
-def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write_to(temporary)
-    os.replace(temporary, path)
+    write_json(out / "metrics.json", results)
+    write_figure(out / f"{name}.png", figure, dpi=110)

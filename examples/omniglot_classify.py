@@ -26,6 +26,7 @@ import omniglot_data as omniglot
 import pyro
 import pyro.distributions as dist
 import torch
+from files import write_figure, write_json
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal, init_to_value
@@ -154,8 +155,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         learners[name] = {**metrics(p, tests), "cpu_seconds": seconds}
         diagrams[name] = reliability(p.flatten(0, 1), labels_of(tests).flatten(), bins=10)
         tqdm.write(name + ": " + summary(learners[name]))
-        omniglot.write_json(args.out / "metrics.json", {"learners": learners, "settings": vars(args)})
-    omniglot.write_figure(args.out / "reliability.png", drawn(diagrams, learners, args.shots))
+        write_json(args.out / "metrics.json", {"learners": learners, "settings": vars(args)})
+    write_figure(args.out / "reliability.png", drawn(diagrams, learners, args.shots))
     return learners
 
 

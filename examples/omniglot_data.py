@@ -1,14 +1,9 @@
-"""What the Omniglot examples share: their data, and files that are written whole or not at all."""
+"""What the Omniglot examples share: their options, their data, and means."""
 
 import argparse
-import json
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyrometa.tasks import Characters, OmniglotData, load_images, load_omniglot
@@ -36,25 +31,6 @@ def load(args: argparse.Namespace) -> OmniglotData:
 
 def _characters(images: Tensor, labels: Tensor) -> Characters:
     return Characters(images, labels, labels % 2)  # two "alphabets"
-
-
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    text = json.dumps(result, indent=2, default=str) + "\n"
-    _write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    _write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
-
-
-def _write(path: Path, write_to: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_to(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def mean_and_error(values: Tensor) -> dict[str, float]:

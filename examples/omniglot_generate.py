@@ -28,6 +28,7 @@ import omniglot_data as omniglot
 import omniglot_starts as starts
 import pyro
 import torch
+from files import write_figure, write_json
 from matplotlib.figure import Figure
 from omniglot_starts import LR, STEPS
 from pyro.infer import SVI, TraceMeanField_ELBO
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = starts.compared(networks, meta, rates, test, args)
     result |= {"training cpu seconds": seconds, "meta-steps skipped": skipped}
     result |= {"learned rates": learned_rates(meta), "settings": vars(args)}
-    omniglot.write_json(args.out / "metrics.json", result)
+    write_json(args.out / "metrics.json", result)
     print(table(result))
     adapting = {"pooled": starts.meta_svi(pooled, pm.Adam(result["rates"]["pooled in five"]), args), "meta": meta}
     draw(args, result, adapting, test)
@@ -202,7 +203,7 @@ def drawn(args: argparse.Namespace, result: dict[str, Any]) -> Figure:
 
 
 def draw(args: argparse.Namespace, result: dict[str, Any], adapting: dict[str, pm.MetaSVI], test: Task) -> None:
-    omniglot.write_figure(args.out / "adaptation.png", drawn(args, result))
+    write_figure(args.out / "adaptation.png", drawn(args, result))
 
     shown = test[:4]
     images = torch.as_tensor(shown.query)[:, :5]
@@ -222,7 +223,7 @@ def draw(args: argparse.Namespace, result: dict[str, Any], adapting: dict[str, p
         columns=[f"task {i + 1}" for i in range(len(shown))],
         title=f"Drawings of unseen {args.task}s and their reconstructions",
     )
-    omniglot.write_figure(args.out / "reconstructions.png", figure)
+    write_figure(args.out / "reconstructions.png", figure)
 
 
 if __name__ == "__main__":

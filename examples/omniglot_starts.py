@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 import warnings
 from argparse import Namespace
 from dataclasses import asdict
@@ -12,7 +11,7 @@ import gains
 import omniglot_data as omniglot
 import pyro
 import torch
-from gains import META, Curve
+from gains import META, Curve, seconds_of
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
@@ -133,22 +132,14 @@ def best(runs: list[Curve], target: float, levels: dict[str, float], step_second
 
 def adapt_seconds(meta: pm.MetaSVI, tasks: Task) -> float:
     """CPU seconds to fit one task by the inner loop."""
-    supports = [tasks[i][0] for i in range(4)]
-    meta.adapt(supports[0])  # the first call sets up
-    began = time.process_time()
-    for support in supports[1:]:
-        meta.adapt(support)
-    return (time.process_time() - began) / 3
+    support = tasks[0][0]
+    return seconds_of(lambda: meta.adapt(support), times=3)
 
 
-def svi_seconds(vae: VAE, tasks: Task, args: Namespace, steps: int = 20) -> float:
+def svi_seconds(vae: VAE, tasks: Task, args: Namespace) -> float:
     """CPU seconds of a step of plain SVI on one task."""
     vae, support = copy.deepcopy(vae), tasks[0][0]
     model = vae.model if args.adapt == "both" else poutine.block(vae.model, hide_types=["param"])
     with pyro.get_param_store().scope():
         svi = SVI(model, vae.guide, pyro.optim.Adam({"lr": 1e-4}), TraceMeanField_ELBO())
-        svi.step(support)
-        began = time.process_time()
-        for _ in range(steps):
-            svi.step(support)
-        return (time.process_time() - began) / steps
+        return seconds_of(lambda: svi.step(support))

@@ -18,7 +18,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, set_values, similar_sizes, train, values
+from gains import Problem, Row, adapted, compare, learned_starts, similar_sizes, train, values
 from gains_report import draw, table, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -29,11 +29,6 @@ import pyrometa as pm
 from pyrometa.tasks import GroupSplits, group_tasks
 
 NOISE = 0.8  # standard deviation of log radon around one regression on all houses
-LEARN = {
-    "meta-learned start, one rate": "rate",
-    "meta-learned start, rates by parameter": "layer",
-    "meta-learned start, rates by parameter and step": "layer_step",
-}
 
 
 def model(radon: Tensor, basement: Tensor) -> None:
@@ -63,14 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     pooled = values(guide)
 
     problem = Problem(model, AutoNormal, elbo(args.particles), test, args.draws)
-    learned, seconds = {}, {}
-    for name, learn in LEARN.items():
-        set_values(guide, pooled)
-        inner = pm.Momentum(0.2, momentum=0.6, learn=learn)
-        optim = pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 1.0})
-        meta = pm.MetaSVI(model, guide, optim, inner=inner, steps=5, **options)
-        seconds[name] = train(meta, batches, args.meta_steps)
-        learned[name] = adapted(meta, problem)
+    learned, seconds = learned_starts(problem, guide, pooled, batches, rate=0.2, steps=args.meta_steps, **options)
 
     encoded, seconds[ENCODED] = fit_encoder(
         model,

@@ -12,7 +12,6 @@ is a run of its own. Adam moves each parameter by its own gradient, so each imag
 """
 
 import copy
-import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from typing import Any
 import gains
 import pyro
 import torch
-from gains import Curve
+from gains import Curve, seconds_of
 from omniglot_starts import best
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
@@ -116,12 +115,3 @@ def svi_seconds(model: Model, encoder: AmortizedGuide, start: Values, x: Tensor)
     with pyro.get_param_store().scope():
         inference = SVI(model, local(encoder, start), pyro.optim.ClippedAdam({"lr": 0.01}), elbo(PARTICLES))
         return seconds_of(lambda: inference.step(x))
-
-
-def seconds_of(run: Callable[[], Any], times: int = 20) -> float:
-    """CPU seconds of a call, the first of which sets up and is not counted."""
-    run()
-    began = time.process_time()
-    for _ in range(times):
-        run()
-    return (time.process_time() - began) / times

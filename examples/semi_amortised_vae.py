@@ -28,6 +28,7 @@ import omniglot_data as omniglot
 import pyro
 import semi_amortised_steps
 import torch
+from files import write_figure, write_json
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
@@ -74,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         gaps = inference_gaps(vae.model, guide, unseen, steps=args.optimisation_steps, num_samples=args.samples)
         result["gaps"][name] = summary(gaps)
         tqdm.write(name + ": " + ", ".join(f"{k} {v['mean']:.2f} ± {v['se']:.2f}" for k, v in summary(gaps).items()))
-        omniglot.write_json(args.out / "metrics.json", result)
-    omniglot.write_figure(args.out / "gaps.png", drawn(result["gaps"]))
+        write_json(args.out / "metrics.json", result)
+    write_figure(args.out / "gaps.png", drawn(result["gaps"]))
 
     decoder = poutine.block(semi.model, hide_types=["param"])  # it stays as it is
     pooled = encoder_of(semi, args)
@@ -83,10 +84,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     seconds["that decoder's encoder"] = fit(decoder, pooled, images, args, "encoder")
     seconds["that decoder's refinement"] = fit(decoder, refining, images, args, "refinement")
     result["steps"] = semi_amortised_steps.compared(decoder, pooled, refining, unseen[: args.refined_images], args)
-    omniglot.write_json(args.out / "metrics.json", result)
+    write_json(args.out / "metrics.json", result)
     tqdm.write(gains_report.table(result["steps"]))
     title = "Refining the posteriors of unseen images, one decoder"
-    omniglot.write_figure(args.out / "steps.png", gains_report.draw(result["steps"], title))
+    write_figure(args.out / "steps.png", gains_report.draw(result["steps"], title))
     return result
 
 

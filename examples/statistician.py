@@ -23,6 +23,7 @@ import omniglot_data as omniglot
 import pyro
 import pyro.distributions as dist
 import torch
+from files import write_figure, write_json
 from matplotlib.figure import Figure
 from omniglot_generate import Drawings
 from pyro import poutine
@@ -129,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     result = {**summary(losses), "training cpu seconds": seconds, "settings": vars(args)}
     print(table(result))
-    omniglot.write_json(args.out / "metrics.json", result)
-    omniglot.write_figure(args.out / "drawings.png", drawn(result, *shown))
+    write_json(args.out / "metrics.json", result)
+    write_figure(args.out / "drawings.png", drawn(result, *shown))
     return result
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, set_values, train, values
+from gains import Problem, Row, adapted, compare, learned_starts, train, values
 from gains_report import draw, table, write
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
@@ -31,11 +31,6 @@ from pyrometa.tasks import GroupSplits, group_tasks
 
 PRIOR = {"absorption": (0.5, 0.7), "elimination": (-2.5, 0.5), "clearance": (-3.2, 0.5), "noise": (-0.5, 0.5)}
 RATES = ("absorption", "elimination", "clearance")
-LEARN = {
-    "meta-learned start, one rate": "rate",
-    "meta-learned start, rates by parameter": "layer",
-    "meta-learned start, rates by parameter and step": "layer_step",
-}
 
 
 def model(concentration: Tensor, hours: Tensor, dose: Tensor) -> None:
@@ -133,14 +128,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     pooled = values(guide)
 
     problem = Problem(model, make_guide, elbo(args.particles), test, args.draws)
-    learned, seconds = {}, {}
-    for name, learn in LEARN.items():
-        set_values(guide, pooled)
-        inner = pm.Momentum(0.003, momentum=0.6, learn=learn)
-        optim = pyro.optim.ClippedAdam({"lr": 0.02, "clip_norm": 1.0})
-        meta = pm.MetaSVI(model, guide, optim, inner=inner, steps=5, **options)
-        seconds[name] = train(meta, always(subjects.train.rows), args.meta_steps)
-        learned[name] = adapted(meta, problem)
+    learned, seconds = learned_starts(
+        problem, guide, pooled, always(subjects.train.rows), rate=0.003, steps=args.meta_steps, **options
+    )
 
     encoded, seconds[ENCODED] = fit_encoder(
         model,
