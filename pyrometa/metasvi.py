@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrometa.engine import Engine, Problem
 from pyrometa.errors import NotInitialisedError
-from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, select
+from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, second_order, select
 from pyrometa.functional.program import Objective, Reduction
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
 from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite, loss_and_grads
@@ -187,7 +187,7 @@ class MetaSVI:
         if self.steps:
             self.meta_gradient.check(self.inner, problem.learned, self.steps)
             if self.meta_gradient.order is Order.SECOND:
-                guards.check_second_order(self._program, self._adapted)
+                second_order.check(self._program, problem.adapted, tasks[0].support[0])
         losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads

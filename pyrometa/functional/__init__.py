@@ -1,6 +1,6 @@
 """The only part of pyrometa that binds Pyro: (model, guide, ELBO) as a pure loss."""
 
-from pyrometa.functional import guards
+from pyrometa.functional import guards, second_order
 from pyrometa.functional.adapted import AdaptedGuide, AdaptedModel
 from pyrometa.functional.draws import draw_noise
 from pyrometa.functional.fingerprint import Fingerprint
@@ -19,6 +19,7 @@ __all__ = [
     "draw_noise",
     "guards",
     "pack",
+    "second_order",
     "select",
     "unpack",
 ]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
 from torch import Tensor, nn
@@ -35,36 +34,13 @@ class GuideDraws:
     def of(cls, trace: Trace) -> GuideDraws:
         """Read them off a trace of the guide."""
         score_function, once = {}, {}
-        for name, site in _latents(trace).items():
+        for name, site in _draws(trace).items():
             if not site["fn"].has_rsample:
                 score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
             nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
             if nodes:
                 once[name] = frozenset(node_leaf_ids(nodes))
         return cls(score_function, once)
-
-
-def check_second_order(program: Program, adapted: Iterable[str]) -> None:
-    """Refuse draws whose second derivative is wrong or missing.
-
-    Raises:
-        UnsupportedProgramError: naming the site and the cure.
-    """
-    ids = {id(program.leaves[name].tensor) for name in adapted}
-    for site, leaves in program.guide_draws.score_function.items():
-        if leaves & ids and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
-            raise UnsupportedProgramError(
-                f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
-                "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
-                "meta_gradient=Unrolled(first_order=True)"
-            )
-    for site, leaves in program.guide_draws.once_differentiable.items():
-        if leaves & ids:
-            raise UnsupportedProgramError(
-                f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
-                "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "
-                "Kumaraswamy or logistic-normal guide"
-            )
 
 
 def check_sites(guide: Trace, model: Trace) -> None:
@@ -195,11 +171,12 @@ def _plates(site: Any) -> Iterable[Any]:
 
 
 def _latents(trace: Trace) -> dict[str, Any]:
-    return {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not _is_subsample(site)
-    }
+    return {name: site for name, site in _draws(trace).items() if not site["is_observed"]}
+
+
+def _draws(trace: Trace) -> dict[str, Any]:
+    nodes = trace.nodes.items()
+    return {name: site for name, site in nodes if site["type"] == "sample" and not _is_subsample(site)}
 
 
 def _is_subsample(site: Any) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, RANDOM, Kind
+from pyrometa.functional.twice import TWICE
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _NoiseMode(TorchFunctionMode, ABC):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in RANDOM:
-            return func(*args, **kwargs)
+            return TWICE.get(func, func)(*args, **kwargs)
         in_place, out_of_place = IN_PLACE.get(func), OUT_OF_PLACE.get(func)
         if in_place is not None and kwargs.get("generator") is None:
             kind, transform = in_place

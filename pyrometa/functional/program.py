@@ -70,6 +70,8 @@ class Program:
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
         self.local_sites: tuple[str, ...] = ()
+        self.proved: set[Any] = set()
+        self._registered: list[nn.Module] = []
 
     def _use(self, loss: ELBO | Objective) -> None:
         score = self._given[1]
@@ -86,7 +88,7 @@ class Program:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: the guide lacks a site of the model, or has one too many.
         """
-        with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self._modules()):
+        with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self.modules()):
             guide = replace(self._run("guide", self.conditioned(data), data), program=self.guide)
             replayed = poutine.replay(self.model, trace=_constant(guide.trace))
             model = self._run("model", replayed, data)
@@ -98,14 +100,16 @@ class Program:
             self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
             self.guide_draws = guards.GuideDraws.of(guide.trace)
             self.local_sites = guards.local_sites(guide, model.trace)
+            self._registered = [*guide.recorder.modules.values(), *model.recorder.modules.values()]
 
     def _run(self, side: Side, program: Callable[..., Any], data: Data) -> SideRun:
         with ParamRecorder() as recorder:
             trace = poutine.trace(program).get_trace(*data.args, **data.kwargs)
         return SideRun(side, program, trace, recorder)
 
-    def _modules(self) -> list[nn.Module]:
-        roots = (root_module(self.guide), root_module(self.model))
+    def modules(self) -> list[nn.Module]:
+        """Every module of the program, once; those that a function registers with Pyro from first data on."""
+        roots = (root_module(self.guide), root_module(self.model), *self._registered)
         return list({id(m): m for root in roots if root is not None for m in root.modules()}.values())
 
     def loss(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:
@@ -179,7 +183,7 @@ class Program:
 
     def _modes(self) -> tuple[bool, ...]:
         """Training or evaluation, for each module."""
-        return tuple(module.training for module in self._modules())
+        return tuple(module.training for module in self.modules())
 
     def batched(
         self,

@@ -1,0 +1,299 @@
+r"""Prove the second derivatives of a program on its first data.
+
+A gradient that is right says nothing of its derivative: a custom ``torch.autograd.Function`` may be right once and wrong
+twice, in silence. With :math:`g(\phi)` the gradient of the inner loss for what adapts, under one pinned noise, and random
+directions :math:`u, v`,
+
+.. math:: \langle \nabla \langle g, u \rangle, v \rangle
+    = \Big\langle u, \frac{g(\phi + \epsilon v) - g(\phi - \epsilon v)}{2 \epsilon} \Big\rangle
+
+by autograd on the left, by central differences on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro import poutine
+from pyro.infer import RenyiELBO, Trace_ELBO
+from torch import Tensor, nn
+
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional.graph import graph_nodes
+from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
+from pyrometa.functional.twice import TwiceDifferentiable
+from pyrometa.types import Data, Params
+
+if TYPE_CHECKING:
+    from pyrometa.functional.program import Program
+
+Loss = Callable[[Mapping[str, Tensor]], Tensor]
+
+_SEED = 20
+_TRIES = 3
+_CURE = "use first order, meta_gradient=Unrolled(first_order=True)"
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """How two derivatives are compared.
+
+    Attributes:
+        double: whether single precision is raised to double.
+        step: of the central difference, relative to each parameter's size.
+        tolerance: relative to the size of the derivative.
+    """
+
+    double: bool
+    step: float
+    tolerance: float
+
+    def mode(self) -> AbstractContextManager[Any]:
+        return Promoted() if self.double else TwiceDifferentiable()
+
+
+_DOUBLE = _Precision(True, 1e-6, 1e-4)
+_SINGLE = _Precision(False, 1e-3, 0.1)
+
+
+def check(program: Program, adapted: Sequence[str], data: Data) -> None:
+    """Prove the second derivative of the inner loss, once for what adapts and what learns.
+
+    By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the global
+    generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves nothing and
+    is let pass.
+
+    Args:
+        program: the loss.
+        adapted: names of the leaves that adapt; the derivative is by these and all others that learn.
+        data: what one task adapts to.
+
+    Raises:
+        UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
+    """
+    check_draws(program, adapted)
+    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable)
+    if key in program.proved:
+        return
+    if adapted and not any(program.guide_draws.score_function.values()):
+        _prove(program, adapted, data)  # no difference under one noise shows a score-function term
+    program.proved.add(key)
+
+
+def check_draws(program: Program, adapted: Iterable[str]) -> None:
+    """Refuse draws of the guide whose second derivative is known to be wrong or missing.
+
+    Raises:
+        UnsupportedProgramError: naming the site and the cure.
+    """
+    ids = {id(program.leaves[name].tensor) for name in adapted}
+    for site, leaves in program.guide_draws.score_function.items():
+        if leaves & ids and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
+            raise UnsupportedProgramError(
+                f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
+                "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
+                "meta_gradient=Unrolled(first_order=True)"
+            )
+    for site, leaves in program.guide_draws.once_differentiable.items():
+        if leaves & ids:
+            raise UnsupportedProgramError(
+                f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
+                "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "
+                "Kumaraswamy or logistic-normal guide"
+            )
+
+
+def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
+    with _left_alone(program):
+        for precision in (_DOUBLE, _SINGLE):
+            try:
+                return _Proof(program, adapted, data, precision).check()
+            except UnsupportedProgramError:
+                raise
+            except Exception:  # a program that fails even once is for the run itself to report
+                continue
+
+
+class _NoSecondDerivativeError(Exception):
+    """The backward pass can't be differentiated."""
+
+
+class _Proof:
+    """The comparison on one program in one precision."""
+
+    def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision) -> None:
+        self._program, self._adapted, self._precision = program, adapted, precision
+        raised: Callable[[Any], Any] = promoted if precision.double else lambda value: value
+        self._data = replace(data, args=raised(data.args), kwargs=raised(dict(data.kwargs)))
+        leaves = program.leaves.values()
+        self._start = {leaf.name: raised(leaf.tensor.detach().clone()) for leaf in leaves}
+        self._learned = [leaf.name for leaf in leaves if leaf.trainable]
+
+    def check(self) -> None:
+        with torch.random.fork_rng(), torch.enable_grad(), self._precision.mode():
+            try:
+                wrong = self._is_wrong(self._loss, self._learned)
+            except _NoSecondDerivativeError as error:
+                raise UnsupportedProgramError(
+                    f"{self._culprit()} has no second derivative ({error}): {_CURE}"
+                ) from error
+            if wrong:
+                leaves = [n for n in self._learned if self._is_wrong(self._loss, [n])] or self._learned
+                raise UnsupportedProgramError(
+                    f"{self._culprit()} has a wrong second derivative, for {', '.join(map(repr, leaves))}: by autograd it "
+                    f"differs from central differences of the gradient (a custom backward, or a draw that is biased by "
+                    f"design, such as a straight-through one): {_CURE}"
+                )
+
+    def _is_wrong(self, loss: Loss, moved: Sequence[str]) -> bool:
+        return all(self._differs(loss, moved, attempt) for attempt in range(_TRIES))
+
+    def _differs(self, loss: Loss, moved: Sequence[str], attempt: int) -> bool:
+        """Whether the two differ along random directions, by more than rounding and kinks explain."""
+        torch.manual_seed(_SEED + attempt)
+        way = {name: torch.randn_like(self._start[name]) * _size(self._start[name]) for name in moved}
+        here = {name: value.clone().requires_grad_() for name, value in self._start.items()}
+        gradient = self._gradient(loss, here, create_graph=True)
+        weights = [torch.randn_like(g) * _size(self._start[n]) for n, g in zip(self._adapted, gradient, strict=True)]
+        rows = _derivative(gradient, weights, [here[name] for name in moved])
+        step = self._precision.step
+        ahead, behind = (self._gradient(loss, self._at(way, sign * step)) for sign in (1, -1))
+        differences = [w * (a - b) / (2 * step) for w, a, b in zip(weights, ahead, behind, strict=True)]
+        bends = [w * (a + b - 2 * g) / step for w, a, b, g in zip(weights, ahead, behind, gradient, strict=True)]
+        by_autograd = [row * way[name] for row, name in zip(rows, moved, strict=True)]
+        scale = max(_norm(by_autograd), _norm(differences))
+        rounding = torch.finfo(scale.dtype).eps / step * _norm([w * g for w, g in zip(weights, gradient, strict=True)])
+        off = abs(_sum(by_autograd) - _sum(differences))
+        return bool(off > self._precision.tolerance * scale + 20 * _norm(bends) + 100 * rounding)
+
+    def _at(self, way: Params, step: float) -> Params:
+        values = {n: value + step * way[n] if n in way else value for n, value in self._start.items()}
+        return {name: value.detach().requires_grad_() for name, value in values.items()}
+
+    def _gradient(self, loss: Loss, values: Params, *, create_graph: bool = False) -> list[Tensor]:
+        torch.manual_seed(_SEED)
+        inputs = [values[name] for name in self._adapted]
+        return _grad(loss(values), inputs, create_graph=create_graph)
+
+    def _loss(self, values: Mapping[str, Tensor]) -> Tensor:
+        return self._program.loss(values, self._data)
+
+    def _culprit(self) -> str:
+        """The first site whose value or density fails by itself, and the custom autograd functions in its graph."""
+        for site in self._sites(self._start):
+            part = self._part(site)
+            if self._fails(part):
+                values = {name: value.clone().requires_grad_() for name, value in self._start.items()}
+                torch.manual_seed(_SEED)
+                custom = _functions(part(values))
+                return f"{site}{f' (through {custom})' if custom else ''}"
+        values = {name: value.clone().requires_grad_() for name, value in self._start.items()}
+        torch.manual_seed(_SEED)
+        custom = _functions(self._loss(values))
+        return f"autograd function {custom}" if custom else "the inner loss"
+
+    def _fails(self, loss: Loss) -> bool:
+        try:
+            return self._is_wrong(loss, self._learned)
+        except _NoSecondDerivativeError:
+            return True
+
+    def _part(self, site: str) -> Loss:
+        """One site's value or density as a scalar function of the parameters."""
+
+        def part(values: Mapping[str, Tensor]) -> Tensor:
+            value = self._sites(values)[site]
+            return (value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)).sum()
+
+        return part
+
+    def _sites(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By description, what guide and model draw from and score."""
+        program, data = self._program, self._data
+        torch.manual_seed(_SEED)
+        with program.using(values):
+            guide = poutine.trace(program.conditioned(data)).get_trace(*data.args, **data.kwargs)
+            replayed = poutine.replay(program.model, trace=guide)
+            model = poutine.trace(replayed).get_trace(*data.args, **data.kwargs)
+            return {**_parts("guide", guide), **_parts("model", model)}
+
+
+def _parts(side: str, trace: poutine.Trace) -> dict[str, Tensor]:
+    found = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        described = f"{side} site {name!r} ({type(_base(site['fn'])).__name__})"
+        parts = {"": site["value"], "log_prob of ": site["fn"].log_prob(site["value"])}
+        found.update({k + described: v for k, v in parts.items() if v.requires_grad and v.is_floating_point()})
+    return found
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist") and type(fn).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
+        fn = fn.base_dist
+    return fn
+
+
+def _functions(output: Tensor) -> str:
+    """Names of the ``torch.autograd.Function`` classes in a graph."""
+    nodes = graph_nodes([output.grad_fn])
+    named = (getattr(type(node), "_forward_cls", None) for node in nodes)
+    return ", ".join(dict.fromkeys(cls.__name__ for cls in named if cls is not None))
+
+
+def _grad(output: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False) -> list[Tensor]:
+    if not output.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    found = torch.autograd.grad(output, inputs, create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
+
+
+def _derivative(gradient: Sequence[Tensor], weights: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    try:
+        return _grad(_sum([w * g for w, g in zip(weights, gradient, strict=True)]), inputs)
+    except NotPromotableError:
+        raise
+    except RuntimeError as error:
+        raise _NoSecondDerivativeError(str(error).strip().splitlines()[0]) from error
+
+
+def _size(value: Tensor) -> Tensor:
+    return value.square().mean().sqrt().clamp(min=0.01)
+
+
+def _norm(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat([value.detach().reshape(-1) for value in values]).norm()
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack([value.sum() for value in values]).sum()
+
+
+@contextmanager
+def _left_alone(program: Program) -> Iterator[None]:
+    """Put back the attributes and buffers that the program's modules had before."""
+    held = {id(m): m for leaf in program.leaves.values() for m, _ in leaf.slots}
+    held.update({id(m): m for m in program.modules()})
+    saved = [(module, dict(vars(module)), _containers(module)) for module in held.values()]
+    try:
+        yield
+    finally:
+        for module, attributes, containers in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for container, items in containers:
+                container.clear()
+                container.update(items) if isinstance(container, dict | set) else container.extend(items)
+
+
+def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
+    return [(value, value.copy()) for value in vars(module).values() if isinstance(value, dict | set | list)]
