@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from pyrometa.functional.twice import TWICE
 
@@ -24,30 +23,26 @@ class Promoted(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if _writes(func, args, kwargs):
+        given = {key: promoted(value) for key, value in kwargs.items()} if kwargs else {}
+        if _writes(func, args, kwargs or {}):
             raise NotPromotableError(getattr(func, "__name__", str(func)))
         if func is torch.Tensor.float:
             func = torch.Tensor.double
-        return promoted(TWICE.get(func, func)(*promoted(args), **promoted(kwargs)))
+        return promoted(TWICE.get(func, func)(*map(promoted, args), **given))
 
 
 def promoted(value: Any) -> Any:
-    """The same nest with double-precision tensors, and types, in the place of single-precision ones."""
-    return tree_map(_promoted, value)
-
-
-def _promoted(value: Any) -> Any:
-    if value is torch.float32:
-        return torch.float64
-    return value.double() if _is_single(value) else value
-
-
-def _is_single(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype is torch.float32
+    """A double-precision tensor, or type, for a single-precision one, also in tuples and lists."""
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype is torch.float32 else value
+    if type(value) in (tuple, list):
+        return type(value)(map(promoted, value))
+    return torch.float64 if value is torch.float32 else value
 
 
 def _writes(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a function writes into a single-precision tensor."""
     name = getattr(func, "__name__", "")
-    in_place = name == "__setitem__" or name == "__set__" or (name.endswith("_") and not name.endswith("__"))
-    return (in_place and bool(args) and _is_single(args[0])) or _is_single(kwargs.get("out"))
+    in_place = name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__"))
+    targets = (*(args[:1] if in_place else ()), kwargs.get("out"))
+    return any(isinstance(target, Tensor) and target.dtype is torch.float32 for target in targets)

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
+from pyrometa.functional.site_parts import site_parts
 from pyrometa.functional.twice import TwiceDifferentiable
 from pyrometa.types import Data, Params
 
@@ -44,20 +44,21 @@ class _Precision:
 
     Attributes:
         double: whether single precision is raised to double.
-        step: of the central difference, relative to each parameter's size.
+        steps: of the central difference, relative to each parameter's size, the first that is not drowned in noise to count.
         tolerance: relative to the size of the derivative.
     """
 
     double: bool
-    step: float
+    steps: tuple[float, ...]
     tolerance: float
 
     def mode(self) -> AbstractContextManager[Any]:
+        """What the program runs under."""
         return Promoted() if self.double else TwiceDifferentiable()
 
 
-_DOUBLE = _Precision(True, 1e-6, 1e-4)
-_SINGLE = _Precision(False, 1e-3, 0.1)
+_DOUBLE = _Precision(True, (1e-6, 1e-3), 1e-4)  # the second is for what is itself solved for, to a tolerance
+_SINGLE = _Precision(False, (1e-3,), 0.1)
 
 
 def check(program: Program, adapted: Sequence[str], data: Data) -> None:
@@ -111,11 +112,12 @@ def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
     with _left_alone(program):
         for precision in (_DOUBLE, _SINGLE):
             try:
-                return _Proof(program, adapted, data, precision).check()
+                _Proof(program, adapted, data, precision).check()
             except UnsupportedProgramError:
                 raise
             except Exception:  # a program that fails even once is for the run itself to report
                 continue
+            return
 
 
 class _NoSecondDerivativeError(Exception):
@@ -127,10 +129,10 @@ class _Proof:
 
     def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision) -> None:
         self._program, self._adapted, self._precision = program, adapted, precision
-        raised: Callable[[Any], Any] = promoted if precision.double else lambda value: value
-        self._data = replace(data, args=raised(data.args), kwargs=raised(dict(data.kwargs)))
+        self._data = data
         leaves = program.leaves.values()
-        self._start = {leaf.name: raised(leaf.tensor.detach().clone()) for leaf in leaves}
+        raised = promoted if precision.double else torch.Tensor.clone
+        self._start = {leaf.name: raised(leaf.tensor.detach()) for leaf in leaves}
         self._learned = [leaf.name for leaf in leaves if leaf.trainable]
 
     def check(self) -> None:
@@ -145,8 +147,8 @@ class _Proof:
                 leaves = [n for n in self._learned if self._is_wrong(self._loss, [n])] or self._learned
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has a wrong second derivative, for {', '.join(map(repr, leaves))}: by autograd it "
-                    f"differs from central differences of the gradient (a custom backward, or a draw that is biased by "
-                    f"design, such as a straight-through one): {_CURE}"
+                    "is not what the gradient's central differences are (a custom backward, or a draw that is biased "
+                    f"by design, as straight-through ones are): {_CURE}"
                 )
 
     def _is_wrong(self, loss: Loss, moved: Sequence[str]) -> bool:
@@ -156,19 +158,27 @@ class _Proof:
         """Whether the two differ along random directions, by more than rounding and kinks explain."""
         torch.manual_seed(_SEED + attempt)
         way = {name: torch.randn_like(self._start[name]) * _size(self._start[name]) for name in moved}
-        here = {name: value.clone().requires_grad_() for name, value in self._start.items()}
+        here = self._at({}, 0.0)
         gradient = self._gradient(loss, here, create_graph=True)
         weights = [torch.randn_like(g) * _size(self._start[n]) for n, g in zip(self._adapted, gradient, strict=True)]
         rows = _derivative(gradient, weights, [here[name] for name in moved])
-        step = self._precision.step
-        ahead, behind = (self._gradient(loss, self._at(way, sign * step)) for sign in (1, -1))
-        differences = [w * (a - b) / (2 * step) for w, a, b in zip(weights, ahead, behind, strict=True)]
-        bends = [w * (a + b - 2 * g) / step for w, a, b, g in zip(weights, ahead, behind, gradient, strict=True)]
         by_autograd = [row * way[name] for row, name in zip(rows, moved, strict=True)]
-        scale = max(_norm(by_autograd), _norm(differences))
-        rounding = torch.finfo(scale.dtype).eps / step * _norm([w * g for w, g in zip(weights, gradient, strict=True)])
-        off = abs(_sum(by_autograd) - _sum(differences))
-        return bool(off > self._precision.tolerance * scale + 20 * _norm(bends) + 100 * rounding)
+        weighed = [w * g.detach() for w, g in zip(weights, gradient, strict=True)]
+        for step in self._precision.steps:
+            ahead, behind = (
+                [w * g for w, g in zip(weights, self._gradient(loss, self._at(way, sign * step)), strict=True)]
+                for sign in (1, -1)
+            )
+            differences = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
+            bends = [(a + b - 2 * g) / step for a, b, g in zip(ahead, behind, weighed, strict=True)]
+            off = (_sum(by_autograd) - _sum(differences)).abs()
+            rounding = torch.finfo(off.dtype).eps / step * _norm(weighed)
+            tolerance = self._precision.tolerance * max(_norm(by_autograd), _norm(differences)) + 100 * rounding
+            if off <= tolerance:
+                return False
+            if off > tolerance + 20 * _norm(bends):
+                return True
+        return False
 
     def _at(self, way: Params, step: float) -> Params:
         values = {n: value + step * way[n] if n in way else value for n, value in self._start.items()}
@@ -184,17 +194,14 @@ class _Proof:
 
     def _culprit(self) -> str:
         """The first site whose value or density fails by itself, and the custom autograd functions in its graph."""
-        for site in self._sites(self._start):
-            part = self._part(site)
-            if self._fails(part):
-                values = {name: value.clone().requires_grad_() for name, value in self._start.items()}
-                torch.manual_seed(_SEED)
-                custom = _functions(part(values))
-                return f"{site}{f' (through {custom})' if custom else ''}"
-        values = {name: value.clone().requires_grad_() for name, value in self._start.items()}
+        here = self._at({}, 0.0)
+        failing = (site for site in self._sites(here) if self._fails(self._part(site)))
+        site = next(failing, None)
         torch.manual_seed(_SEED)
-        custom = _functions(self._loss(values))
-        return f"autograd function {custom}" if custom else "the inner loss"
+        custom = _functions(self._loss(here) if site is None else self._sites(here)[site])
+        if site is None:
+            return f"autograd function {custom}" if custom else "the inner loss"
+        return f"{site}{f', through {custom},' if custom else ''}"
 
     def _fails(self, loss: Loss) -> bool:
         try:
@@ -212,35 +219,8 @@ class _Proof:
         return part
 
     def _sites(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By description, what guide and model draw from and score."""
-        program, data = self._program, self._data
         torch.manual_seed(_SEED)
-        with program.using(values):
-            guide = poutine.trace(program.conditioned(data)).get_trace(*data.args, **data.kwargs)
-            replayed = poutine.replay(program.model, trace=guide)
-            model = poutine.trace(replayed).get_trace(*data.args, **data.kwargs)
-            return {**_parts("guide", guide), **_parts("model", model)}
-
-
-def _parts(side: str, trace: poutine.Trace) -> dict[str, Tensor]:
-    found = {}
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        described = f"{side} site {name!r} ({type(_base(site['fn'])).__name__})"
-        parts = {"": site["value"], "log_prob of ": site["fn"].log_prob(site["value"])}
-        found.update({k + described: v for k, v in parts.items() if v.requires_grad and v.is_floating_point()})
-    return found
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist") and type(fn).__name__ in (
-        "Independent",
-        "MaskedDistribution",
-        "ExpandedDistribution",
-    ):
-        fn = fn.base_dist
-    return fn
+        return site_parts(self._program, values, self._data)
 
 
 def _functions(output: Tensor) -> str:

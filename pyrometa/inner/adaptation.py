@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from pyrometa.errors import NonFiniteError
+from pyrometa.errors import NonFiniteError, UnsupportedProgramError
 from pyrometa.inner.finite import all_finite
 from pyrometa.types import Params
 
@@ -102,11 +104,35 @@ def _order_at(step: int, steps: int, path: Path[Any]) -> Order:
 def _gradients(losses: Tensor, variables: Params, *, create_graph: bool) -> Params:
     if not losses.requires_grad:
         return {name: torch.zeros_like(v) for name, v in variables.items()}
-    found = torch.autograd.grad(losses.sum(), list(variables.values()), create_graph=create_graph, allow_unused=True)
+    with _naming_backward():
+        found = torch.autograd.grad(
+            losses.sum(), list(variables.values()), create_graph=create_graph, allow_unused=True
+        )
     return {
         name: torch.zeros_like(v) if grad is None else grad
         for (name, v), grad in zip(variables.items(), found, strict=True)
     }
+
+
+@contextmanager
+def _naming_backward() -> Iterator[None]:
+    """Report a backward pass of the program's own that fails, by its file and line.
+
+    Raises:
+        UnsupportedProgramError: with the reason.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        backward = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "backward"]
+        if not backward:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedProgramError(
+            f"the backward pass at {backward[-1].filename}:{backward[-1].lineno} fails on fast weights ({reason}): "
+            "a backward pass must not read parameters from its module, which holds fast weights only while the loss is "
+            "computed; use another transform, or steps=0"
+        ) from error
 
 
 def _check_finite(losses: Tensor, grads: Params, tasks: Sequence[int], step: int) -> None:

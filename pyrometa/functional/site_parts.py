@@ -1,0 +1,48 @@
+"""What each site of a program adds to its loss, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pyro import poutine
+from torch import Tensor
+
+from pyrometa.types import Data
+
+if TYPE_CHECKING:
+    from pyrometa.functional.program import Program
+
+_WRAPPERS = ("Independent", "MaskedDistribution", "ExpandedDistribution")
+
+
+def site_parts(program: Program, params: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
+    """The values and log densities that depend on the parameters, by a description of the site, in the program's order.
+
+    Args:
+        program: whose sites.
+        params: unconstrained values by name.
+        data: what the model and the guide take.
+    """
+    with program.using(params):
+        guide = poutine.trace(program.conditioned(data)).get_trace(*data.args, **data.kwargs)
+        replayed = poutine.replay(program.model, trace=guide)
+        model = poutine.trace(replayed).get_trace(*data.args, **data.kwargs)
+        return {**_parts("guide", guide), **_parts("model", model)}
+
+
+def _parts(side: str, trace: poutine.Trace) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample":
+            fn: Any = site["fn"]
+            described = f"{side} site {name!r} ({type(_base(fn)).__name__})"
+            found[described] = site["value"]
+            found[f"the density of {described}"] = fn.log_prob(site["value"])
+    return {description: value for description, value in found.items() if value.requires_grad}
+
+
+def _base(fn: Any) -> Any:
+    while type(fn).__name__ in _WRAPPERS:
+        fn = fn.base_dist
+    return fn
