@@ -1,8 +1,8 @@
 r"""Prove the second derivatives of a program on its first data.
 
-A gradient that is right says nothing of its derivative: a custom ``torch.autograd.Function`` may be right once and wrong
-twice, in silence. With :math:`g(\phi)` the gradient of the inner loss for what adapts, under one pinned noise, and random
-directions :math:`u, v`,
+A gradient that is right says nothing of its derivative: a custom ``torch.autograd.Function`` may be right once and
+wrong twice, in silence. With :math:`g(\phi)` the gradient of the inner loss by what adapts, under one pinned noise,
+and random directions :math:`u, v`,
 
 .. math:: \langle \nabla \langle g, u \rangle, v \rangle
     = \Big\langle u, \frac{g(\phi + \epsilon v) - g(\phi - \epsilon v)}{2 \epsilon} \Big\rangle
@@ -13,13 +13,14 @@ by autograd on the left, by central differences on the right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes
@@ -35,6 +36,7 @@ Loss = Callable[[Mapping[str, Tensor]], Tensor]
 
 _SEED = 20
 _TRIES = 3
+_NAMED = 3
 _CURE = "use first order, meta_gradient=Unrolled(first_order=True)"
 
 
@@ -44,7 +46,7 @@ class _Precision:
 
     Attributes:
         double: whether single precision is raised to double.
-        steps: of the central difference, relative to each parameter's size, the first that is not drowned in noise to count.
+        steps: of the central difference, relative to each parameter's size; the first not drowned in noise counts.
         tolerance: relative to the size of the derivative.
     """
 
@@ -64,9 +66,9 @@ _SINGLE = _Precision(False, (1e-3,), 0.1)
 def check(program: Program, adapted: Sequence[str], data: Data) -> None:
     """Prove the second derivative of the inner loss, once for what adapts and what learns.
 
-    By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the global
-    generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves nothing and
-    is let pass.
+    By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the
+    global generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves
+    nothing and is let pass.
 
     Args:
         program: the loss.
@@ -129,13 +131,18 @@ class _Proof:
 
     def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision) -> None:
         self._program, self._adapted, self._precision = program, adapted, precision
-        self._data = data
+        raised: Callable[[Any], Any] = promoted if precision.double else torch.clone
+        self._data = replace(data, args=_each(raised, data.args), kwargs=_each(raised, dict(data.kwargs)))
         leaves = program.leaves.values()
-        raised = promoted if precision.double else torch.Tensor.clone
         self._start = {leaf.name: raised(leaf.tensor.detach()) for leaf in leaves}
         self._learned = [leaf.name for leaf in leaves if leaf.trainable]
 
     def check(self) -> None:
+        """Refuse a second derivative that is wrong or missing.
+
+        Raises:
+            UnsupportedProgramError: naming site, function and parameters.
+        """
         with torch.random.fork_rng(), torch.enable_grad(), self._precision.mode():
             try:
                 wrong = self._is_wrong(self._loss, self._learned)
@@ -146,9 +153,9 @@ class _Proof:
             if wrong:
                 leaves = [n for n in self._learned if self._is_wrong(self._loss, [n])] or self._learned
                 raise UnsupportedProgramError(
-                    f"{self._culprit()} has a wrong second derivative, for {', '.join(map(repr, leaves))}: by autograd it "
-                    "is not what the gradient's central differences are (a custom backward, or a draw that is biased "
-                    f"by design, as straight-through ones are): {_CURE}"
+                    f"{self._culprit()} has a wrong second derivative, by {_listed(leaves)}: autograd and central "
+                    "differences of the gradient are not the same (a custom backward, or a draw that is biased by "
+                    f"design, as straight-through ones are): {_CURE}"
                 )
 
     def _is_wrong(self, loss: Loss, moved: Sequence[str]) -> bool:
@@ -176,7 +183,7 @@ class _Proof:
             tolerance = self._precision.tolerance * max(_norm(by_autograd), _norm(differences)) + 100 * rounding
             if off <= tolerance:
                 return False
-            if off > tolerance + 20 * _norm(bends):
+            if off > tolerance + 5 * _norm(bends):
                 return True
         return False
 
@@ -244,6 +251,15 @@ def _derivative(gradient: Sequence[Tensor], weights: Sequence[Tensor], inputs: S
         raise
     except RuntimeError as error:
         raise _NoSecondDerivativeError(str(error).strip().splitlines()[0]) from error
+
+
+def _each(change: Callable[[Any], Any], nest: Any) -> Any:
+    return tree_map(lambda value: change(value) if isinstance(value, Tensor) else value, nest)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
 
 
 def _size(value: Tensor) -> Tensor:

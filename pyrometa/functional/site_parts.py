@@ -32,7 +32,7 @@ def site_parts(program: Program, params: Mapping[str, Tensor], data: Data) -> di
 
 
 def _parts(side: str, trace: poutine.Trace) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     for name, site in trace.nodes.items():
         if site["type"] == "sample":
             fn: Any = site["fn"]
