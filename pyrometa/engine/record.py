@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
@@ -92,14 +93,27 @@ class _NoAliases(TorchDispatchMode):
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._names = {value.untyped_storage().data_ptr(): name for name, value in parameters.items() if value.numel()}
+        self._names: dict[int | None, str] = {
+            value.untyped_storage().data_ptr(): name for name, value in parameters.items() if value.numel()
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            name = isinstance(value, Tensor) and self._names.get(value.untyped_storage().data_ptr())
-            if name:
+            address = _address(value) if isinstance(value, Tensor) else None
+            if address in self._names:
+                name = self._names[address]
                 raise UnsupportedProgramError(f"the program reads a tensor that shares memory with {name!r}: clone it")
         return func(*args, **kwargs or {})
+
+
+def _address(value: Tensor) -> int | None:
+    """Where the memory of a tensor is, under the wrappers of vmap; None for one that has none, as the sparse."""
+    while is_functorch_wrapped_tensor(value):
+        value = get_unwrapped(value)
+    try:
+        return value.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

@@ -44,6 +44,7 @@ class Recorder:
     _seen: dict[Any, tuple[Fingerprint, int]] = field(default_factory=dict)
     _unused: dict[Any, list[Fingerprint]] = field(default_factory=dict)
     _refused: set[Any] = field(default_factory=set)
+    _state: Fingerprint | None = None
 
     def recording(self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
         """The recording to replay, made now if it is time for it; None to run the work as it is.
@@ -54,7 +55,16 @@ class Recorder:
         static = _key(problem, batch, work, plan)
         if static in self._refused:
             return None
-        state = problem.program.fingerprint()
+        try:
+            return self._recording(static, problem, batch, work, plan)
+        except UnsupportedProgramError:
+            if self.eager:
+                raise
+            self._refused.add(static)
+            return None
+
+    def _recording(self, static: Any, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
+        state = self._state = problem.program.fingerprint(self._state)
         found = self.recordings.get((static, state))
         if found is not None:
             self.recordings.move_to_end((static, state))
@@ -62,14 +72,8 @@ class Recorder:
             return found
         if not (self.eager or self._keeps_coming(static, state)):
             return None
-        try:
-            self._check_use(static, state)
-            made = _recorded(problem, batch, work, plan, state, compiled=self.compiled)
-        except UnsupportedProgramError:
-            if self.eager:
-                raise
-            self._refused.add(static)
-            return None
+        self._check_use(static, state)
+        made = _recorded(problem, batch, work, plan, state, compiled=self.compiled)
         self.recordings[static, state] = made
         if len(self.recordings) > _KEPT:
             self.recordings.popitem(last=False)

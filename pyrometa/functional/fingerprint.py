@@ -1,27 +1,25 @@
 """All that a program's result depends on besides its parameters, data and noise, as a value to compare.
 
 A recorded run can't see Python: a KL weight that is annealed, a ``.eval()`` after it was recorded in training. It may
-be replayed only while the fingerprint is what it was.
+be replayed only while the fingerprint is what it was. What can't be compared is refused by name, and nothing is passed
+over because it is not known.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from operator import is_
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer.autoguide import AutoGuide
-from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK
-from torch import Tensor, nn
+from torch import Tensor
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_LIBRARIES = ("torch", "pyro", "builtins", "numpy", "math", "pyrometa")
-_NOT_READ = ("plates", "init_loc_fn")  # an autoguide makes the first in every run, and has used the second by then
+from pyrometa.functional.watching import PLAIN, Parts, kind_of
+from pyrometa.functional.watching.code import DYNAMIC, names_of
 
 
 class Fingerprint:
@@ -33,25 +31,37 @@ class Fingerprint:
         programs: what to look into, by name.
         parameters: the trained ones.
 
-    Attributes:
-        held: what the fingerprint names by identity, so that no identity is used again.
+    Raises:
+        UnsupportedProgramError: the program reads something that can't be compared, such as a clock or a file.
     """
 
     def __init__(self, programs: Mapping[str, Any], parameters: Collection[Tensor]) -> None:
-        self._trained = {parameter.untyped_storage().data_ptr() for parameter in parameters if parameter.numel()}
-        self._state: dict[str, Any] = {}
-        self.held: list[Any] = []
-        self._visited: dict[int, str] = {}
-        self._state["dtype"] = torch.get_default_dtype()
-        self._state["local"] = pyro.settings.get("module_local_params")
-        for name, program in {**programs, "handlers": list(_PYRO_STACK)}.items():
-            self._add(name, program)
+        self._roots = _roots(programs)
+        self._settings = _settings(parameters)
+        walk = _Walk(self._settings[0])
+        for path, program in self._roots.items():
+            walk.add(path, program)
+        walk.settle()
+        self._state: dict[str, Any] = {"dtype": self._settings[1], "local": self._settings[2], **walk.state}
+        self._parts, self._values, self._held = walk.parts, walk.values, walk.held
+        self._hash = hash(tuple(self._state.items()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fingerprint) and self._state == other._state
+        return self is other or (isinstance(other, Fingerprint) and self._state == other._state)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._state.items()))
+        return self._hash
+
+    def holds(self, programs: Mapping[str, Any], parameters: Collection[Tensor]) -> bool:
+        """Whether a fingerprint made now would surely be the same, which takes less than to make it."""
+        roots = _roots(programs)
+        return (
+            roots.keys() == self._roots.keys()
+            and all(map(is_, roots.values(), self._roots.values()))
+            and _settings(parameters) == self._settings
+            and all(_same(flat(value), known) for flat, value, known in self._parts)
+            and all(copied(value) == known for copied, value, known in self._values)
+        )
 
     def first_difference(self, other: Fingerprint) -> str | None:
         """The path of the first state that differs, or None."""
@@ -59,101 +69,96 @@ class Fingerprint:
         absent = object()
         return next((p for p in paths if self._state.get(p, absent) != other._state.get(p, absent)), None)
 
-    def _add(self, path: str, value: Any) -> None:
-        if isinstance(value, _PLAIN):
-            self._state[path] = (type(value), value)
-            return
-        if isinstance(value, dict | list | tuple | set) and not value:
-            self._state[path] = type(value)
+
+def _same(found: list[Any], known: list[Any]) -> bool:
+    return len(found) == len(known) and all(map(is_, found, known))
+
+
+def _roots(programs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**programs, **{f"handlers.[{i}]": handler for i, handler in enumerate(_PYRO_STACK)}}
+
+
+def _settings(parameters: Collection[Tensor]) -> tuple[frozenset[int], torch.dtype, bool]:
+    trained = frozenset(parameter.untyped_storage().data_ptr() for parameter in parameters if parameter.numel())
+    return trained, torch.get_default_dtype(), pyro.settings.get("module_local_params")
+
+
+class _Walk:
+    """Everything that can be reached from a program, looked into once.
+
+    Attributes:
+        state: what is compared, by path.
+        parts: for each value that is its parts, how to list them, the value, and the parts.
+        values: for each value that is compared by a copy, how to copy it, the value, and the copy.
+        held: what is named by identity, so that no identity is used again.
+    """
+
+    def __init__(self, trained: frozenset[int]) -> None:
+        self.state: dict[str, Any] = {}
+        self.parts: list[tuple[Callable[[Any], list[Any]], Any, list[Any]]] = []
+        self.values: list[tuple[Callable[[Any], Any], Any, Any]] = []
+        self.held: list[Any] = []
+        self._trained = trained
+        self._visited: dict[int, str] = {}
+        self._words: set[str] = set()
+        self._later: dict[str, tuple[Any, Callable[[Any], list[tuple[str, Any]]]]] = {}
+
+    def add(self, path: str, value: Any) -> None:
+        """Look into a value and all that it leads to."""
+        if type(value) in PLAIN:
+            self.state[path] = (type(value), value)
             return
         if id(value) in self._visited:
-            self._state[path] = self._visited[id(value)]
+            self.state[path] = self._visited[id(value)]
             return
         self._visited[id(value)] = path
         self.held.append(value)
-        if isinstance(value, Tensor):
-            trained = value.untyped_storage().data_ptr() in self._trained
-            self._state[path] = (id(value), *(() if trained else (value._version, value.data_ptr())))
+        if isinstance(value, Tensor) and _address(value) in self._trained:
+            self.state[path] = id(value)
             return
-        parts = _parts(value)
-        self._state[path] = id(value) if parts is None else type(value)
-        for part, inner in parts or ():
-            self._add(f"{path}.{part}", inner)
+        kind = kind_of(value, path)
+        if isinstance(kind, Parts):
+            self._add_parts(path, value, kind)
+        elif kind is not None:
+            copied = kind.copied(value)
+            self.state[path] = (kind.tag, copied)
+            self.values.append((kind.copied, value, copied))
+        else:
+            self.state[path] = id(value)
+            if isinstance(value, types.CodeType):
+                self._words |= names_of(value).words
 
+    def _add_parts(self, path: str, value: Any, kind: Parts) -> None:
+        self.state[path] = kind.tag
+        if not isinstance(value, tuple | frozenset):
+            self.parts.append((kind.flat, value, kind.flat(value)))
+        if kind.later is not None:
+            self._later[path] = (value, kind.later)
+        for name, part in kind.named(value):
+            self.add(f"{path}.{name}", part)
 
-def _parts(value: Any) -> Iterable[tuple[str, Any]] | None:
-    """What a value's behaviour depends on, or None for what is known by its identity alone."""
-    if isinstance(value, nn.Module):
-        return _module_parts(value)
-    if isinstance(value, Mapping):
-        return [(f"[{key!r}]", item) for key, item in value.items()]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [(f"[{i}]", item) for i, item in enumerate(value)]
-    if isinstance(value, functools.partial):
-        return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
-    if inspect.ismethod(value):
-        return [("self", value.__self__), (value.__name__, value.__func__)]
-    if inspect.isfunction(value):
-        return None if _is_of_library(value) else _function_parts(value)
-    opaque = isinstance(value, type | types.ModuleType | types.CodeType | types.BuiltinFunctionType | Trace)
-    return None if opaque or not hasattr(value, "__dict__") else _object_parts(value)
-
-
-def _object_parts(value: Any) -> Iterator[tuple[str, Any]]:
-    yield from vars(value).items()
-    if not _is_of_library(type(value)):
-        yield from ((f"{name}()", f) for name, f in vars(type(value)).items() if inspect.isfunction(f))
-
-
-def _module_parts(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes, except those that Pyro makes anew in every run, and the methods of the user's class."""
-    for name, value in vars(module).items():
-        passing = name == "_pyro_context" or (name in _NOT_READ and isinstance(module, AutoGuide))
-        if not passing:
-            yield name, value
-    if not _is_of_library(type(module)):
-        yield from ((f"{name}()", f) for name, f in vars(type(module)).items() if inspect.isfunction(f))
-
-
-def _function_parts(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Code, closure, defaults, and the globals that the code names."""
-    code = function.__code__
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-    yield "__code__", code
-    yield from (("__defaults__", function.__defaults__), ("__kwdefaults__", function.__kwdefaults__))
-    for name in _names(code):
-        if name in function.__globals__:
-            value = function.__globals__[name]
+    def settle(self) -> None:
+        """Look into those methods, and those values of a module, that some code names."""
+        while found := {path: part for path, part in self._named() if path not in self.state}:
+            for path, part in found.items():
+                self.add(path, part)
+        for value, _ in self._later.values():
             if isinstance(value, types.ModuleType):
-                yield from _settings(value, _names(code))
-            else:
-                yield name, value
-    wrapped = getattr(function, "__wrapped__", None)
-    if wrapped is not None:
-        yield "__wrapped__", wrapped
+                flat = functools.partial(_read_of, words=tuple(self._words))
+                self.parts.append((flat, value, flat(value)))
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        dynamic = not DYNAMIC.isdisjoint(self._words)
+        for path, (value, later) in list(self._later.items()):
+            for name, part in later(value):
+                if dynamic or name in self._words:
+                    yield f"{path}.{name}", part
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+def _read_of(module: types.ModuleType, words: Collection[str]) -> list[Any]:
+    known = vars(module)
+    return [known.get(word) for word in words]
 
 
-def _settings(module: types.ModuleType, names: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Plain values of a module that the code may read, as ``config.beta``."""
-    if module.__name__.partition(".")[0] in _LIBRARIES:
-        return
-    for name in names:
-        value = vars(module).get(name)
-        if isinstance(value, (*_PLAIN, Tensor)):
-            yield f"{module.__name__}.{name}", value
-
-
-def _is_of_library(thing: Any) -> bool:
-    module = getattr(thing, "__module__", None) or ""
-    return module.partition(".")[0] in _LIBRARIES
+def _address(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr() if value.layout == torch.strided else 0

@@ -1,0 +1,107 @@
+"""What code names: globals with the attributes read off them, modules that it imports, and every other attribute."""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import functools
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pyrometa.functional.watching.outside import root, trusted_module
+
+_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
+_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+_BETWEEN = ("PUSH_NULL", "CACHE", "EXTENDED_ARG", "PRECALL")
+_ABSENT = object()
+DYNAMIC = frozenset({"getattr", "vars", "__dict__", "attrgetter", "methodcaller", "__getattribute__", "dir"})
+"""Names by which code reads attributes that it does not name."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a code object and those within it name.
+
+    Attributes:
+        chains: globals, each with the attributes that are read off it at once: ``("np", "random", "normal")``.
+        imports: modules that are imported as the code runs.
+        words: every name and string, of which any may be an attribute.
+    """
+
+    chains: tuple[tuple[str, ...], ...]
+    imports: tuple[str, ...]
+    words: frozenset[str]
+
+
+@functools.lru_cache(maxsize=4096)
+def names_of(code: types.CodeType) -> Names:
+    """What a code object names."""
+    chains: dict[tuple[str, ...], None] = {}
+    imports: list[str] = []
+    words = {*code.co_names, *(word for word in _strings(code.co_consts) if word.isidentifier())}
+    chain: tuple[str, ...] = ()
+    for step in dis.get_instructions(code):
+        if chain and step.opname in _ATTRIBUTE:
+            chain = (*chain, step.argval)
+            continue
+        if step.opname in _BETWEEN:
+            continue
+        if chain:
+            chains[chain] = None
+        chain = (step.argval,) if step.opname in _GLOBAL else ()
+        if step.opname == "IMPORT_NAME":
+            imports.append(step.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            found = names_of(inner)
+            chains.update(dict.fromkeys(found.chains))
+            imports.extend(found.imports)
+            words |= found.words
+    return Names(tuple(chains), tuple(dict.fromkeys(imports)), frozenset(words))
+
+
+def _strings(constants: tuple[Any, ...]) -> Iterator[str]:
+    for constant in constants:
+        if isinstance(constant, str):
+            yield from constant.split(".")
+        elif isinstance(constant, tuple):
+            yield from _strings(constant)
+
+
+def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The values that a function's code reads by name, as ``config.beta``; a module that it takes up whole is one."""
+    named = names_of(function.__code__)
+    known = function.__globals__
+    for first, *attributes in named.chains:
+        value = known.get(first, _ABSENT)
+        if value is _ABSENT:
+            value = vars(builtins).get(first, _ABSENT)
+        path, through = first, None
+        while isinstance(value, types.ModuleType) and attributes:
+            through, name = value, attributes.pop(0)
+            path, value = f"{path}.{name}", _attribute(value, name)
+        if value is not _ABSENT and not (through and trusted_module(through) and _settled(value)):
+            yield path, value
+        if attributes and isinstance(value, type):
+            yield f"{path}.{attributes[0]}", vars(value).get(attributes[0]) and getattr(value, attributes[0], None)
+    for name in named.imports:
+        yield f"import {name}", _imported(name, function)
+
+
+def _attribute(module: types.ModuleType, name: str) -> Any:
+    found = vars(module).get(name, _ABSENT)
+    return getattr(module, name, _ABSENT) if found is _ABSENT else found
+
+
+def _settled(value: Any) -> bool:
+    """Whether an object is a trusted library's own, such as a namespace of operators."""
+    code = types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type
+    return not isinstance(value, code | bool | int | float | str) and root(type(value).__module__) in ("torch", "pyro")
+
+
+def _imported(name: str, function: types.FunctionType) -> Any:
+    package = str(function.__globals__.get("__package__") or "")
+    return sys.modules.get(name) or sys.modules.get(f"{package}.{name}")
