@@ -19,7 +19,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
 from pyrometa.functional.watching import PLAIN, Parts, kind_of
-from pyrometa.functional.watching.code import DYNAMIC, names_of
+from pyrometa.functional.watching.code import names_of
 
 
 class Fingerprint:
@@ -101,10 +101,13 @@ class _Walk:
         self._trained = trained
         self._visited: dict[int, str] = {}
         self._words: set[str] = set()
+        self._dynamic = False
         self._later: dict[str, tuple[Any, Callable[[Any], list[tuple[str, Any]]]]] = {}
 
     def add(self, path: str, value: Any) -> None:
         """Look into a value and all that it leads to."""
+        while path in self.state:  # an attribute and a method of one name, or what a class overrides
+            path += "'"
         if type(value) in PLAIN:
             self.state[path] = (type(value), value)
             return
@@ -126,7 +129,9 @@ class _Walk:
         else:
             self.state[path] = id(value)
             if isinstance(value, types.CodeType):
-                self._words |= names_of(value).words
+                named = names_of(value)
+                self._words |= named.words
+                self._dynamic = self._dynamic or named.dynamic
 
     def _add_parts(self, path: str, value: Any, kind: Parts) -> None:
         self.state[path] = kind.tag
@@ -139,25 +144,26 @@ class _Walk:
 
     def settle(self) -> None:
         """Look into those methods, and those values of a module, that some code names."""
-        while found := {path: part for path, part in self._named() if path not in self.state}:
-            for path, part in found.items():
+        done: set[tuple[str, int]] = set()
+        while found := [(path, part) for path, part in self._named() if (path, id(part)) not in done]:
+            for path, part in found:
+                done.add((path, id(part)))
                 self.add(path, part)
         for value, _ in self._later.values():
             if isinstance(value, types.ModuleType):
-                flat = functools.partial(_read_of, words=tuple(self._words))
+                flat = functools.partial(_read_of, words=None if self._dynamic else tuple(self._words))
                 self.parts.append((flat, value, flat(value)))
 
     def _named(self) -> Iterator[tuple[str, Any]]:
-        dynamic = not DYNAMIC.isdisjoint(self._words)
         for path, (value, later) in list(self._later.items()):
             for name, part in later(value):
-                if dynamic or name in self._words:
+                if self._dynamic or name in self._words:
                     yield f"{path}.{name}", part
 
 
-def _read_of(module: types.ModuleType, words: Collection[str]) -> list[Any]:
+def _read_of(module: types.ModuleType, words: Collection[str] | None) -> list[Any]:
     known = vars(module)
-    return [known.get(word) for word in words]
+    return list(known.values()) if words is None else [known.get(word) for word in words]
 
 
 def _address(value: Tensor) -> int:

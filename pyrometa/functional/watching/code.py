@@ -5,9 +5,10 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
+import itertools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,7 @@ _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 _BETWEEN = ("PUSH_NULL", "CACHE", "EXTENDED_ARG", "PRECALL")
 _ABSENT = object()
-DYNAMIC = frozenset({"getattr", "vars", "__dict__", "attrgetter", "methodcaller", "__getattribute__", "dir"})
-"""Names by which code reads attributes that it does not name."""
+_DYNAMIC = frozenset({"vars", "__dict__", "attrgetter", "methodcaller", "__getattribute__", "dir", "getmembers"})
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Names:
         chains: globals, each with the attributes that are read off it at once: ``("np", "random", "normal")``.
         imports: modules that are imported as the code runs.
         words: every name and string, of which any may be an attribute.
+        dynamic: whether attributes may be read that are not named.
     """
 
     chains: tuple[tuple[str, ...], ...]
     imports: tuple[str, ...]
     words: frozenset[str]
+    dynamic: bool
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,7 +45,9 @@ def names_of(code: types.CodeType) -> Names:
     imports: list[str] = []
     words = {*code.co_names, *(word for word in _strings(code.co_consts) if word.isidentifier())}
     chain: tuple[str, ...] = ()
-    for step in dis.get_instructions(code):
+    steps = list(dis.get_instructions(code))
+    dynamic = not _DYNAMIC.isdisjoint(words) or any(_looks_up(steps, i) for i in range(len(steps)))
+    for step in steps:
         if chain and step.opname in _ATTRIBUTE:
             chain = (*chain, step.argval)
             continue
@@ -60,7 +64,21 @@ def names_of(code: types.CodeType) -> Names:
             chains.update(dict.fromkeys(found.chains))
             imports.extend(found.imports)
             words |= found.words
-    return Names(tuple(chains), tuple(dict.fromkeys(imports)), frozenset(words))
+            dynamic = dynamic or found.dynamic
+    return Names(tuple(chains), tuple(dict.fromkeys(imports)), frozenset(words), dynamic)
+
+
+def _looks_up(steps: Sequence[dis.Instruction], i: int) -> bool:
+    """Whether a ``getattr`` is called here, or handed on, with a name that the code does not hold."""
+    if steps[i].opname not in _GLOBAL or steps[i].argval != "getattr":
+        return False
+    pushed: list[dis.Instruction] = []
+    for step in itertools.takewhile(lambda s: s.opname.startswith("LOAD_") or s.opname in _BETWEEN, steps[i + 1 :]):
+        if step.opname not in (*_ATTRIBUTE, *_BETWEEN):
+            pushed.extend([step] * step.opname.count("LOAD"))  # some push two
+    return not (len(pushed) > 1 and pushed[1].opname == "LOAD_CONST" and isinstance(pushed[1].argval, str)) or (
+        len(pushed) > 3  # an expression in the name's place
+    )
 
 
 def _strings(constants: tuple[Any, ...]) -> Iterator[str]:
@@ -85,8 +103,6 @@ def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             path, value = f"{path}.{name}", _attribute(value, name)
         if value is not _ABSENT and not (through and trusted_module(through) and _settled(value)):
             yield path, value
-        if attributes and isinstance(value, type):
-            yield f"{path}.{attributes[0]}", vars(value).get(attributes[0]) and getattr(value, attributes[0], None)
     for name in named.imports:
         yield f"import {name}", _imported(name, function)
 

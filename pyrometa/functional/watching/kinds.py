@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import datetime
 import functools
 import logging
 import pickle
@@ -23,6 +24,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from pyrometa.functional.watching.code import globals_read
 from pyrometa.functional.watching.outside import (
     LIBRARIES,
+    NOW,
     module_of,
     named_in_its_module,
     outside,
@@ -51,6 +53,19 @@ _NONE: Mapping[str, Any] = types.MappingProxyType({})
 _ENTRIES = frozenset({"condition", "forward"})  # which we, or torch, call by name
 _BARE = frozenset({dict, list, tuple, set, frozenset, collections.OrderedDict, collections.deque})
 _LRU = type(functools.lru_cache(lambda: None))
+
+
+def _once(make: Callable[[type], Any]) -> Callable[[type], Any]:
+    """A function of classes that is called once for each, for as long as the class lives."""
+    known: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
+
+    def found(kind: type) -> Any:
+        try:
+            return known[kind]
+        except KeyError:
+            return known.setdefault(kind, make(kind))
+
+    return found
 
 
 @dataclass(frozen=True)
@@ -197,13 +212,13 @@ class ClassOf:
     kind: type
 
 
-@functools.lru_cache(maxsize=1024)
-def _class_of(kind: Any) -> ClassOf:
-    return ClassOf(kind)
+_class_of = _once(ClassOf)
 
 
 def _class(value: type, path: str) -> Parts | None:
     """A class that code names: it may be called, so its construction counts as well."""
+    if issubclass(value, datetime.date):
+        return Parts(_no_parts, _no_parts, id(value), lambda v: [(name, getattr(v, name, None)) for name in NOW])
     if trusted(value):
         return None
     return Parts(lambda v: _class_parts(v, called=True), _class_flat, id(value), _methods)
@@ -253,7 +268,11 @@ def _methods(kind: type) -> list[tuple[str, Any]]:
 
 def _module(value: types.ModuleType, path: str) -> Parts | None:
     """A module that code takes up whole: what of it is read, only the names in the code can tell."""
-    return Parts(lambda v: [], lambda v: [], id(value), lambda v: list(vars(v).items()))
+    return Parts(_no_parts, _no_parts, id(value), lambda v: list(vars(v).items()))
+
+
+def _no_parts(value: Any) -> list[Any]:
+    return []
 
 
 def _weak(value: weakref.ref[Any], path: str) -> Parts:
@@ -288,13 +307,13 @@ def _passing(value: Any) -> tuple[str, ...]:
     return ("_pyro_context",) if isinstance(value, nn.Module) else ()
 
 
-@functools.lru_cache(maxsize=1024)
-def _slots(kind: Any) -> tuple[str, ...]:
+@_once
+def _slots(kind: type) -> tuple[str, ...]:
     members = ((name, v) for base in kind.__mro__ for name, v in vars(base).items())
     return tuple(name for name, v in members if isinstance(v, types.MemberDescriptorType) and not _is_dunder(name))
 
 
-def _array(value: np.ndarray[Any, Any], path: str) -> Parts | Value:
+def _array(value: np.ndarray[Any, Any], path: str) -> Parts | Value | None:
     if type(value) not in (np.ndarray, np.memmap):
         return _object(value, path)
     if value.dtype.hasobject:
@@ -306,9 +325,11 @@ def _bytes(value: Any, path: str) -> Value:
     return Value(lambda v: v.tobytes() if hasattr(v, "tobytes") else bytes(v), id(value))
 
 
-def _object(value: Any, path: str) -> Parts | Value:
+def _object(value: Any, path: str) -> Parts | Value | None:
     """Any other object: by its attributes, or by what it pickles as if there is more to it."""
     kind = type(value)
+    if callable(value) and hasattr(value, "__name__") and trusted(value):
+        return None  # a function of a library, compiled by one means or another
     if isinstance(value, Iterator):
         refuse(path, f"an iterator ({kind.__name__})")
     if root(kind.__module__) != "pandas" and not _has_more(kind):

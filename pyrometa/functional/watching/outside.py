@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import os
 import random
 import sys
@@ -44,7 +43,9 @@ _BUILTINS = {"open": _FILES, "input": "the terminal"} | dict.fromkeys(
 )
 _ENVIRONMENTS = ("getenv", "getenvb", "environ", "environb", "putenv")
 _READERS = ("load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "open_memmap")
-_NOW = ("now", "today", "utcnow")
+NOW = ("now", "today", "utcnow")
+"""Methods of dates that read the clock."""
+
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 
 
@@ -70,14 +71,12 @@ def outside(value: Any) -> str | None:
         return f"{_FILES} ({type(value).__name__})"
     if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType | None):
         return _outside_bound(value)
-    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | type | functools.partial):
-        return _outside_named(value)
-    return None
+    return _outside_named(value) if callable(value) and hasattr(value, "__name__") else None
 
 
 def _outside_bound(method: types.BuiltinMethodType) -> str | None:
     owner = method.__self__
-    if isinstance(owner, type) and issubclass(owner, datetime.date) and method.__name__ in _NOW:
+    if isinstance(owner, type) and issubclass(owner, datetime.date) and method.__name__ in NOW:
         return f"{_CLOCK} ({owner.__name__}.{method.__name__})"
     return outside(owner)
 
