@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
-import itertools
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -73,12 +72,14 @@ def _looks_up(steps: Sequence[dis.Instruction], i: int) -> bool:
     if steps[i].opname not in _GLOBAL or steps[i].argval != "getattr":
         return False
     pushed: list[dis.Instruction] = []
-    for step in itertools.takewhile(lambda s: s.opname.startswith("LOAD_") or s.opname in _BETWEEN, steps[i + 1 :]):
-        if step.opname not in (*_ATTRIBUTE, *_BETWEEN):
-            pushed.extend([step] * step.opname.count("LOAD"))  # some push two
-    return not (len(pushed) > 1 and pushed[1].opname == "LOAD_CONST" and isinstance(pushed[1].argval, str)) or (
-        len(pushed) > 3  # an expression in the name's place
-    )
+    for step in steps[i + 1 :]:
+        if step.opname in (*_ATTRIBUTE, *_BETWEEN):
+            continue
+        if not step.opname.startswith("LOAD_"):
+            known = [constant.opname == "LOAD_CONST" and isinstance(constant.argval, str) for constant in pushed]
+            return not (step.opname.startswith("CALL") and len(pushed) in (2, 3) and known[1])
+        pushed.extend([step] * step.opname.count("LOAD"))  # some push two
+    return True
 
 
 def _strings(constants: tuple[Any, ...]) -> Iterator[str]:
