@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,14 @@ class Seen:
 
     inputs: list[Tensor]
     products: dict[Product, Tensor]
+
+
+def side_by_side(work: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
+    """Do a work on tasks side by side, after which the program holds no tensor of all of them."""
+    try:
+        return work(path)
+    finally:
+        path.problem.program.mend_kept(thorough=thorough)
 
 
 @dataclass

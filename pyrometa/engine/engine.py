@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.padding import NotPaddableError, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
@@ -136,7 +136,7 @@ class Engine:
                 yield batch.index, result
                 return
         try:
-            yield batch.index, work(BatchPath(problem, batch, work.order, plan, work.last))
+            yield batch.index, side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
         except NonFiniteError as error:
             task = next(t for t in batch.tasks() if t.index == error.task)
             work(TaskPath(problem, task, work.order, work.last))  # says more
@@ -144,7 +144,7 @@ class Engine:
         except Exception:
             anew = self._plan(problem, batch, work, anew=True)
             if anew is not None:
-                yield batch.index, work(BatchPath(problem, batch, work.order, anew, work.last))
+                yield batch.index, side_by_side(work, BatchPath(problem, batch, work.order, anew, work.last))
             else:
                 yield from _one_by_one(problem, batch, work)
 

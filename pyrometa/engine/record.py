@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
-from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.graph import simplified
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
@@ -71,7 +71,7 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
     def operations(*given: Tensor) -> list[Tensor]:
         rebuilt = _rebuilt(problem, batch, given)
         with _NoAliases(problem.leaves):
-            result = work(BatchPath(*rebuilt, work.order, plan, work.last, checked=False))
+            result = side_by_side(work, BatchPath(*rebuilt, work.order, plan, work.last, checked=False), thorough=True)
         flat, found = tree_flatten(result)
         spec[:] = [found]
         return flat

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
@@ -129,7 +129,7 @@ def _agrees(made: Recording, problem: Problem, batch: TaskBatch, work: Work, pla
     """Whether a replay gives what the work gives; a program that makes draws of its own is only replayed."""
     with torch.random.fork_rng():
         before = torch.get_rng_state()
-        expected = work(BatchPath(problem, batch, work.order, plan, work.last))
+        expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         found = made.replay(problem, batch)
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.errors import UnsupportedProgramError
@@ -36,7 +37,7 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
         expected = [_result(problem, TaskPath(problem, task, order)) for task in tasks.tasks()]
         draws_its_own = not torch.equal(before, torch.get_rng_state())
         try:
-            found = _result(problem, BatchPath(problem, tasks, order, plan))
+            found = side_by_side(partial(_result, problem), BatchPath(problem, tasks, order, plan), thorough=True)
         except UnsupportedProgramError as error:
             return str(error)
         except Exception as error:  # whatever vmap or the program raises is the reason

@@ -18,8 +18,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyrometa.functional.watching import PLAIN, Parts, kind_of
-from pyrometa.functional.watching.code import names_of
+from pyrometa.functional.watching import PLAIN, Parts, kind_of, names_of
 
 
 class Fingerprint:

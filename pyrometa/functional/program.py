@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pyrometa.functional import estimators, guards
 from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, swapped
+from pyrometa.functional.kept import mend, mend_attributes
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
@@ -67,6 +68,7 @@ class Program:
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
         self._row_plates: dict[Any, frozenset[str]] = {}
+        self._keeps = False
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
         self.local_sites: tuple[str, ...] = ()
@@ -217,6 +219,17 @@ class Program:
         if known is not None and known.holds(parts, trained):
             return known
         return Fingerprint(parts, trained)
+
+    def mend_kept(self, *, thorough: bool = False) -> None:
+        """Leave in what the program kept of tasks side by side the last task's tensors, as the loop does.
+
+        Args:
+            thorough: look everywhere, not only at modules' attributes; once it kept something, that is always done.
+        """
+        if thorough or self._keeps:
+            self._keeps = mend((self.model, self.guide, self.elbo, self._given_score)) or self._keeps
+        else:
+            mend_attributes(self._modules())
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""

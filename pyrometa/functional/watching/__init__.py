@@ -1,6 +1,7 @@
 """What the code of a program can read: by kind of value, by name in the code, and what can't be watched at all."""
 
-from pyrometa.functional.watching.kinds import PLAIN, Parts, Value, kind_of
-from pyrometa.functional.watching.outside import refuse
+from pyrometa.functional.watching.code import names_of
+from pyrometa.functional.watching.kinds import PLAIN, Parts, Value, kind_of, slots
+from pyrometa.functional.watching.outside import is_foreign
 
-__all__ = ["PLAIN", "Parts", "Value", "kind_of", "refuse"]
+__all__ = ["PLAIN", "Parts", "Value", "is_foreign", "kind_of", "names_of", "slots"]

@@ -286,14 +286,14 @@ def _instance(value: Any) -> Parts:
 def _attributes_flat(value: Any) -> list[Any]:
     kind = type(value)
     held = getattr(value, "__dict__", _NONE)
-    return [kind, *held, *held.values(), *[getattr(value, name, None) for name in _slots(kind)]]
+    return [kind, *held, *held.values(), *[getattr(value, name, None) for name in slots(kind)]]
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
     """What an object's dictionary, slots and class hold, without what Pyro and torch make anew in every run."""
     passing, kind = _passing(value), type(value)
     held = [(name, v) for name, v in getattr(value, "__dict__", _NONE).items() if name not in passing]
-    held += [(name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name)]
+    held += [(name, getattr(value, name)) for name in slots(kind) if hasattr(value, name)]
     return held if not _own_classes(kind) else [*held, ("__class__", _class_of(kind))]
 
 
@@ -308,7 +308,8 @@ def _passing(value: Any) -> tuple[str, ...]:
 
 
 @_once
-def _slots(kind: type) -> tuple[str, ...]:
+def slots(kind: type) -> tuple[str, ...]:
+    """Names of the slots of a class and of those it derives from."""
     members = ((name, v) for base in kind.__mro__ for name, v in vars(base).items())
     return tuple(name for name, v in members if isinstance(v, types.MemberDescriptorType) and not _is_dunder(name))
 
@@ -344,7 +345,7 @@ def _object(value: Any, path: str) -> Parts | Value | None:
 
 def _has_more(kind: type) -> bool:
     """Whether objects hold more than a dictionary, slots and a list of weak references: what compiled code keeps."""
-    words = kind.__basicsize__ - object.__basicsize__ - tuple.__itemsize__ * (len(_slots(kind)) + 2)
+    words = kind.__basicsize__ - object.__basicsize__ - tuple.__itemsize__ * (len(slots(kind)) + 2)
     return bool(kind.__itemsize__) or words > 0 or not any(base.__flags__ & _HEAP for base in kind.__mro__[:-1])
 
 

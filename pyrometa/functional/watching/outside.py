@@ -117,6 +117,11 @@ def trusted(value: Any) -> bool:
     return root(module) in _PURE or module.startswith(_PURE_PARTS)
 
 
+def is_foreign(value: Any) -> bool:
+    """Whether a function or class is a user's, or of a package of which nothing is known."""
+    return not trusted(value)
+
+
 def trusted_module(module: types.ModuleType) -> bool:
     """Whether a module's own values do not count."""
     return root(module.__name__) in _PURE or module.__name__.startswith(_PURE_PARTS)
