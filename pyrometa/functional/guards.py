@@ -11,6 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
 from torch import Tensor, nn
+from torch.distributions import Independent
 
 from pyrometa.errors import ReachError, UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes, leaf_ids, node_leaf_ids
@@ -25,22 +26,27 @@ _ONCE_DIFFERENTIABLE = ("StandardGammaBackward", "_DirichletBackward", "Dirichle
 
 @dataclass(frozen=True)
 class GuideDraws:
-    """The guide's draws that second-order gradients can't pass, each with the leaves that it depends on."""
+    """The guide's draws that second-order gradients can't pass, each with the leaves that it depends on.
+
+    Straight-through draws are passed, and biased by design: their gradient is not a derivative.
+    """
 
     score_function: Mapping[str, frozenset[int]] = field(default_factory=dict)
     once_differentiable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    straight_through: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, trace: Trace) -> GuideDraws:
         """Read them off a trace of the guide."""
         score_function, once = {}, {}
+        straight = frozenset(name for name, site in _draws(trace).items() if _is_straight_through(site["fn"]))
         for name, site in _draws(trace).items():
             if not site["fn"].has_rsample:
                 score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
             nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
             if nodes:
                 once[name] = frozenset(node_leaf_ids(nodes))
-        return cls(score_function, once)
+        return cls(score_function, once, straight)
 
 
 def check_sites(guide: Trace, model: Trace) -> None:
@@ -177,6 +183,12 @@ def _latents(trace: Trace) -> dict[str, Any]:
 def _draws(trace: Trace) -> dict[str, Any]:
     nodes = trace.nodes.items()
     return {name: site for name, site in nodes if site["type"] == "sample" and not _is_subsample(site)}
+
+
+def _is_straight_through(fn: Any) -> bool:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return any("StraightThrough" in kind.__name__ for kind in type(fn).__mro__)
 
 
 def _is_subsample(site: Any) -> bool:

@@ -59,6 +59,7 @@ class _Precision:
         return Promoted() if self.double else TwiceDifferentiable()
 
 
+_FAILURES = (NotPromotableError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError)
 _DOUBLE = _Precision(True, (1e-6, 1e-3), 1e-4)  # the second is for what is itself solved for, to a tolerance
 _SINGLE = _Precision(False, (1e-3,), 0.1)
 
@@ -82,8 +83,9 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
     key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable)
     if key in program.proved:
         return
-    if adapted and not any(program.guide_draws.score_function.values()):
-        _prove(program, adapted, data)  # no difference under one noise shows a score-function term
+    draws = program.guide_draws
+    if adapted and not (draws.straight_through or any(draws.score_function.values())):
+        _prove(program, adapted, data)  # no difference under one noise shows what those draws estimate
     program.proved.add(key)
 
 
@@ -117,7 +119,7 @@ def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
                 _Proof(program, adapted, data, precision).check()
             except UnsupportedProgramError:
                 raise
-            except Exception:  # a program that fails even once is for the run itself to report
+            except _FAILURES:  # of the other precision; or for the run itself to report
                 continue
             return
 
