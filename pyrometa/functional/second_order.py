@@ -128,6 +128,10 @@ class _NoSecondDerivativeError(Exception):
     """The backward pass can't be differentiated."""
 
 
+class _NoDerivativeError(Exception):
+    """The backward pass fails."""
+
+
 class _Proof:
     """The comparison on one program in one precision."""
 
@@ -151,6 +155,10 @@ class _Proof:
             except _NoSecondDerivativeError as error:
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has no second derivative ({error}): {_CURE}"
+                ) from error
+            except _NoDerivativeError as error:
+                raise UnsupportedProgramError(
+                    f"{self._culprit()} can't be differentiated ({error}): use another distribution or function there"
                 ) from error
             if wrong:
                 leaves = [n for n in self._learned if self._is_wrong(self._loss, [n])] or self._learned
@@ -195,8 +203,13 @@ class _Proof:
 
     def _gradient(self, loss: Loss, values: Params, *, create_graph: bool = False) -> list[Tensor]:
         torch.manual_seed(_SEED)
-        inputs = [values[name] for name in self._adapted]
-        return _grad(loss(values), inputs, create_graph=create_graph)
+        value = loss(values)
+        try:
+            return _grad(value, [values[name] for name in self._adapted], create_graph=create_graph)
+        except RuntimeError as error:
+            if self._precision.double:  # it may be the precision's fault
+                raise
+            raise _NoDerivativeError(_reason(error)) from error
 
     def _loss(self, values: Mapping[str, Tensor]) -> Tensor:
         return self._program.loss(values, self._data)
@@ -215,7 +228,7 @@ class _Proof:
     def _fails(self, loss: Loss) -> bool:
         try:
             return self._is_wrong(loss, self._learned)
-        except _NoSecondDerivativeError:
+        except (_NoDerivativeError, _NoSecondDerivativeError):
             return True
 
     def _part(self, site: str) -> Loss:
@@ -252,7 +265,11 @@ def _derivative(gradient: Sequence[Tensor], weights: Sequence[Tensor], inputs: S
     except NotPromotableError:
         raise
     except RuntimeError as error:
-        raise _NoSecondDerivativeError(str(error).strip().splitlines()[0]) from error
+        raise _NoSecondDerivativeError(_reason(error)) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _each(change: Callable[[Any], Any], nest: Any) -> Any:

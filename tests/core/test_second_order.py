@@ -155,6 +155,22 @@ def test_pyros_own_draws(kind, dtype):
             meta.loss_and_grads(x)
 
 
+class Broken(Cube):
+    @staticmethod
+    def backward(ctx, grad):
+        raise RuntimeError("not today")
+
+
+def test_a_backward_pass_that_fails():
+    case = deep(Broken.apply, torch.float64)
+    with pytest.raises(
+        pm.UnsupportedProgramError, match=r"site 'z'.*through Broken, can't be .*not today.*use another"
+    ):
+        meta_svi(case).step(case.support)
+    with pytest.raises(pm.UnsupportedProgramError, match=r"test_second_order.py:\d+ fails on fast weights \(not today"):
+        meta_svi(case, meta_gradient=FIRST).step(case.support)
+
+
 def test_an_observed_guide_site_is_scored():
     def guide(x):
         rate = pyro.param("rate", torch.tensor(0.3).double())
