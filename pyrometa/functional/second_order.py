@@ -12,17 +12,17 @@ by autograd on the left, by central differences on the right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional import guards
 from pyrometa.functional.graph import graph_nodes
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.functional.site_parts import site_parts
@@ -79,7 +79,7 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
     Raises:
         UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
     """
-    check_draws(program, adapted)
+    guards.check_draws(program, adapted)
     key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable)
     if key in program.proved:
         return
@@ -87,29 +87,6 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
     if adapted and not (draws.straight_through or any(draws.score_function.values())):
         _prove(program, adapted, data)  # no difference under one noise shows what those draws estimate
     program.proved.add(key)
-
-
-def check_draws(program: Program, adapted: Iterable[str]) -> None:
-    """Refuse draws of the guide whose second derivative is known to be wrong or missing.
-
-    Raises:
-        UnsupportedProgramError: naming the site and the cure.
-    """
-    ids = {id(program.leaves[name].tensor) for name in adapted}
-    for site, leaves in program.guide_draws.score_function.items():
-        if leaves & ids and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
-            raise UnsupportedProgramError(
-                f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
-                "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
-                "meta_gradient=Unrolled(first_order=True)"
-            )
-    for site, leaves in program.guide_draws.once_differentiable.items():
-        if leaves & ids:
-            raise UnsupportedProgramError(
-                f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
-                "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "
-                "Kumaraswamy or logistic-normal guide"
-            )
 
 
 def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
