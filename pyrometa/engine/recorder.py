@@ -107,33 +107,34 @@ def _recorded(
     Raises:
         UnsupportedProgramError: with the reason why there is none.
     """
-    try:
-        made = record(problem, batch, work, plan, compiled=compiled)
-    except Exception as error:  # whatever torch or the program raises is the reason
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise UnsupportedProgramError(f"this program can't be recorded: {reason}; use Engine(record=False)") from error
-    changed = state.first_difference(problem.program.fingerprint())
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
+        draws_its_own = not torch.equal(before, torch.get_rng_state())
+    changed = state.first_difference(problem.program.fingerprint(state))
     if changed is not None:
         raise UnsupportedProgramError(
             f"this program can't be recorded: it changes {changed} as it runs; keep that outside, or use "
             "Engine(record=False)"
         )
-    if not _agrees(made, problem, batch, work, plan):
+    try:
+        made = record(problem, batch, work, plan, compiled=compiled)
+    except Exception as error:  # whatever torch or the program raises is the reason
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise UnsupportedProgramError(f"this program can't be recorded: {reason}; use Engine(record=False)") from error
+    if not (draws_its_own or _says(made, problem, batch, expected)):
         raise UnsupportedProgramError(
             "this program can't be recorded: replayed it gives other numbers; use Engine(record=False)"
         )
     return made
 
 
-def _agrees(made: Recording, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> bool:
-    """Whether a replay gives what the work gives; a program that makes draws of its own is only replayed."""
+def _says(made: Recording, problem: Problem, batch: TaskBatch, expected: Any) -> bool:
+    """Whether a replay gives what the work gives; a program that makes draws of its own is only run."""
     with torch.random.fork_rng():
-        before = torch.get_rng_state()
-        expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
-        draws_its_own = not torch.equal(before, torch.get_rng_state())
         found = made.replay(problem, batch)
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    return draws_its_own or all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)
+    return all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)
 
 
 def _key(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Any:

@@ -18,15 +18,15 @@ _Place = tuple[Any, Callable[[Any], None]]
 
 
 def mend(roots: Iterable[Any]) -> bool:
-    """Replace each tensor of all tasks that can be reached by that of the last task, off its graph, of one task's shape.
+    """Replace each tensor of all tasks that can be reached by the last task's, off its graph and of its shape.
 
-    After ``vmap`` is done, its tensors raise at any use. The loop over tasks leaves the last one's.
+    After ``vmap`` is done, its tensors raise at any use. The loop over tasks leaves the last task's.
 
     Returns:
         Whether there were any.
     """
     seen: dict[int, Any] = {}
-    return any([_mended(root, seen)[1] for root in roots])
+    return sum(_mended(root, seen)[1] for root in roots) > 0
 
 
 def mend_attributes(modules: Iterable[nn.Module]) -> None:
