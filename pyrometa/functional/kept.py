@@ -55,7 +55,7 @@ def _mended(value: Any, seen: dict[int, Any]) -> tuple[Any, bool]:
     if isinstance(value, Tensor):
         wrapped = _is_of_all(value)
         return (_of_last(value), True) if wrapped else (value, False)
-    if id(value) in seen:
+    if id(value) in seen or isinstance(value, types.ModuleType):
         return value, False
     seen[id(value)] = value
     if isinstance(value, tuple):
