@@ -229,7 +229,7 @@ class Program:
         if thorough or self._keeps:
             self._keeps = mend((self.model, self.guide, self.elbo, self._given_score)) or self._keeps
         else:
-            mend_attributes(self._modules())
+            mend_attributes(self.modules())
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""
