@@ -13,6 +13,7 @@ from pyrometa.engine import Engine, Problem
 from pyrometa.errors import NotInitialisedError
 from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, second_order, select
 from pyrometa.functional.program import Objective, Reduction
+from pyrometa.functional.rerun import check_backward
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
 from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite, loss_and_grads
 from pyrometa.outer.optimiser import check_optim
@@ -139,6 +140,7 @@ class MetaSVI:
                 f"adapt={self._adapt!r} leaves nothing to adapt: the program's parameters are "
                 f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
             )
+        check_backward(program, data, adapted)
         guards.check_reach(program, data, adapted)
         self._unwrapped.check_used(program, data, adapted)
         self._leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}

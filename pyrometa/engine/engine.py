@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.padding import NotPaddableError, padded
+from pyrometa.engine.padding import NotPaddableError, fewest_rows, most_padded, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
@@ -68,6 +68,9 @@ class Engine:
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
     _unpaddable: WeakKeyDictionary[Program, str] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    _fewest: WeakKeyDictionary[Program, dict[Any, tuple[int, int]]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
     _recorders: WeakKeyDictionary[Program, Recorder] = field(
@@ -194,7 +197,24 @@ class Engine:
         key = (layout(tasks), Same(problem.rule), problem.adapted, problem.steps, work.order)
         if anew or key not in plans:
             plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
+        elif not self._covers(problem, tasks, key):
+            plan = plans[key]
+            if plan is not None and trial(problem, most_padded(tasks), work.order, plan) is not None:
+                plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
+        self._note(problem, tasks, key)
         return plans[key]
+
+    def _covers(self, problem: Problem, tasks: TaskBatch, key: Any) -> bool:
+        """Whether a trial has seen as much padding as these tasks have."""
+        rows, seen = fewest_rows(tasks), self._fewest.get(problem.program, {}).get(key)
+        return rows is None or (seen is not None and seen[0] <= rows[0] and seen[1] <= rows[1])
+
+    def _note(self, problem: Problem, tasks: TaskBatch, key: Any) -> None:
+        rows = fewest_rows(tasks)
+        if rows is not None:
+            fewest = self._fewest.setdefault(problem.program, {})
+            seen = fewest.get(key, rows)
+            fewest[key] = min(seen[0], rows[0]), min(seen[1], rows[1])
 
     def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
         reason = problem.program.refuses_batches()
@@ -202,7 +222,7 @@ class Engine:
             forced = self.vectorize is True and self.low_rank is True
             for low_rank in (True,) if forced else (self.low_rank, False):
                 plan = make_plan(problem, tasks, low_rank)
-                reason = trial(problem, tasks[:2], order, plan)
+                reason = trial(problem, most_padded(tasks), order, plan)
                 if reason is None:
                     return plan
                 if not plan.low_rank:

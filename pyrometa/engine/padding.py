@@ -21,7 +21,7 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     """Tasks of different sizes in a few batches, each padded to a power of two of rows.
 
     A padded row repeats one of its task's own, so that it has a density, and is masked at every site of the plates that
-    have the size of the data. In each batch the tasks with the most padding come first.
+    have the size of the data. In each batch the tasks with the smallest support sets come first.
 
     Args:
         program: whose plates they are.
@@ -36,9 +36,26 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     for task in tasks:
         found.setdefault((_rounded(task.support), _rounded(task.query)), []).append(task)
     return [
-        _batch(program, sorted(members, key=lambda task: _rows(task.support) + _rows(task.query)), sizes, plates)
+        _batch(program, sorted(members, key=lambda task: (_rows(task.support), _rows(task.query))), sizes, plates)
         for sizes, members in found.items()
     ]
+
+
+def fewest_rows(tasks: TaskBatch) -> tuple[int, int] | None:
+    """The least rows of a support and of a query set among padded tasks; None where no task is padded."""
+    if not tasks.unpadded:
+        return None
+    return min(_rows(task.support) for task in tasks.unpadded), min(_rows(task.query) for task in tasks.unpadded)
+
+
+def most_padded(tasks: TaskBatch) -> TaskBatch:
+    """Two tasks to try: of padded ones, one with the least rows of support and one with the least of query."""
+    if not tasks.unpadded or len(tasks) == 1:
+        return tasks[:2]
+    least = min(range(len(tasks)), key=lambda i: _rows(tasks.unpadded[i].query))
+    if least == 0:
+        return tasks[:2]
+    return tasks[0 : least + 1 : least]
 
 
 def _row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
@@ -85,12 +102,14 @@ def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str]) -> Data:
     for i, column in enumerate(zip(*(data.args for data in sets), strict=True)):
         if not isinstance(column[0], Tensor):
             columns.append(column[0])
-        elif all(arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)):
+        elif len({arg.shape[1:] for arg in column}) == 1 and all(
+            arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)
+        ):
             columns.append(torch.stack([_repeated(arg, rows) for arg in column]))
         elif len({arg.shape for arg in column}) == 1:
             columns.append(torch.stack(column))
         else:
-            raise NotPaddableError(f"argument {i} has another number of rows than the first")
+            raise NotPaddableError(f"argument {i} differs in more than rows, or has another number of them than the first")
     return Data(tuple(columns), sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
 
 
