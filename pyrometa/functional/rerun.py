@@ -27,7 +27,7 @@ class _NoCheckpoint(TorchFunctionMode):
         while frame is not None:
             if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
                 what = frame.f_locals.get("function", frame.f_locals.get("run_function"))
-                name = getattr(what, "__qualname__", type(what).__name__)
+                name = "a part of the program" if what is None else getattr(what, "__qualname__", type(what).__name__)
                 raise UnsupportedProgramError(
                     f"torch.utils.checkpoint runs {name} again in the backward pass, without its fast weights: {_CURE}"
                 )
