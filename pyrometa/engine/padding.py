@@ -109,9 +109,7 @@ def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str]) -> Data:
         elif len({arg.shape for arg in column}) == 1:
             columns.append(torch.stack(column))
         else:
-            raise NotPaddableError(
-                f"argument {i} differs in more than rows, or has another number of them than the first"
-            )
+            raise NotPaddableError(f"argument {i} has another number of rows than the first, or differs elsewhere")
     return Data(tuple(columns), sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
 
 
