@@ -17,7 +17,17 @@ from pyrometa.functional.rerun import check_backward
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
 from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite, loss_and_grads
 from pyrometa.outer.optimiser import check_optim
-from pyrometa.tasks.batch import Argument, Tasks, check_pairs, check_ranks, one_task, ranks, read_tasks, side_by_side
+from pyrometa.tasks.batch import (
+    Argument,
+    Ranks,
+    Tasks,
+    check_pairs,
+    check_ranks,
+    one_task,
+    ranks,
+    read_tasks,
+    side_by_side,
+)
 from pyrometa.types import Data, Params, TaskBatch
 
 
@@ -31,9 +41,11 @@ class MetaSVI:
     with :math:`\phi` what adapts, :math:`\theta` what does not, and :math:`S_t, Q_t` the support and query sets
     of task :math:`t`.
 
-    In every method a tensor is the model's single positional argument and a tuple is all of them, each tensor with
-    a leading task dimension; a list is always tasks, of any sizes, each a tensor or tuple as the model takes it.
-    ``kwargs`` are keyword arguments of the model and the guide, shared by all tasks and not batched.
+    In every method a tuple is the model's positional arguments, and a tensor, dictionary, dataclass or named tuple is
+    the single one; arguments may be nests of these and of lists. Each tensor in them has a leading task dimension, and
+    what is not a tensor is the same for all tasks. A list is always tasks, of any sizes, each as the model takes it: a
+    DataLoader's batch ``[x, y]`` is ``tuple(batch)`` here. ``kwargs`` are keyword arguments of the model and the guide,
+    shared by all tasks and not batched.
 
     Args:
         model: any Pyro model.
@@ -110,7 +122,7 @@ class MetaSVI:
         self._adapted: tuple[str, ...] = ()
         self._learned: Params = {}
         self._optimiser: OuterOptimiser | None = None
-        self._ranks: tuple[int | None, ...] = ()
+        self._ranks: Ranks = ()
 
     def init(self, support: Argument, *, kwargs: Mapping[str, Any] | None = None) -> None:
         """Find the parameters on first data, and prove that fast weights reach the program.
@@ -133,6 +145,7 @@ class MetaSVI:
         if self._optimiser is not None:
             return
         program = self._program
+        guards.check_call(self.model, data)
         program.initialise(data)
         adapted = select(self._adapt, program.leaves)
         if self.steps and not adapted:
@@ -235,7 +248,7 @@ class MetaSVI:
         """Fit one task.
 
         Args:
-            support: the task as the model takes it: a tensor, or the tuple of its positional arguments.
+            support: the task as the model takes it: its single argument, or the tuple of its positional arguments.
             steps: number of inner steps; None for K.
             kwargs: keyword arguments.
 

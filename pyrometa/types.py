@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from pyrometa import nest
+
 Params: TypeAlias = dict[str, Tensor]
 """Unconstrained parameter values by name."""
 
@@ -38,7 +40,7 @@ class Data:
     """What one call of the model and the guide takes.
 
     Attributes:
-        args: positional arguments.
+        args: positional arguments, each a tensor, a nest of tensors or anything else.
         kwargs: keyword arguments.
         rows: which rows count; None for all.
     """
@@ -49,16 +51,16 @@ class Data:
 
     def __getitem__(self, tasks: int | slice) -> Data:
         """One task, or some, of data whose tensors have a leading task dimension."""
-        args = tuple(arg[tasks] if isinstance(arg, Tensor) else arg for arg in self.args)
+        args = nest.mapped(lambda tensor: tensor[tasks], self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
     def tensors(self) -> list[Tensor]:
-        """All that has a task dimension where the data have one: tensor arguments, and the count of rows."""
-        return [*(arg for arg in self.args if isinstance(arg, Tensor)), *([self.rows.count] if self.rows else [])]
+        """All that has a task dimension where the data have one: tensors of the arguments, and the count of rows."""
+        return [*nest.tensors(self.args), *([self.rows.count] if self.rows else [])]
 
     def on(self, tensors: Iterator[Tensor]) -> Data:
         """The same data on other :meth:`tensors`."""
-        args = tuple(next(tensors) if isinstance(arg, Tensor) else arg for arg in self.args)
+        args = nest.replaced(self.args, tensors)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=next(tensors)))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from pyrometa import nest
 from pyrometa.engine.linear import BatchMode, Factors, Product, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
@@ -162,7 +163,7 @@ class BatchPath:
             ids = {id(value) for value in (*self._placeholders.values(), *dense.values())}
             given = iter(sets)
             one_data = data.on(given)
-            arguments = [arg for arg in one_data.args if isinstance(arg, Tensor)]
+            arguments = nest.tensors(one_data.args)
             mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, arguments, products)
             one_support = support and support.on(given)
             loss = self.problem.program.batched(fast, one_data, mode, constrained, one_support)

@@ -18,12 +18,13 @@ from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
 from pyrometa.engine.recorder import Recorder
-from pyrometa.engine.shapes import Same, layout
+from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import trial
 from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
 from pyrometa.functional import Program
 from pyrometa.inner import Order, all_finite
+from pyrometa.nest import Same
 from pyrometa.types import Params, TaskBatch
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.functional import Program
 from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
 
@@ -70,7 +71,7 @@ def _row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
 
 def _rows(data: Data) -> int:
     """The size of the first dimension of the first tensor."""
-    first = next(arg for arg in data.args if isinstance(arg, Tensor))
+    first = data.tensors()[0]
     if first.dim() == 0:
         raise NotPaddableError("the first argument has no rows")
     return first.shape[0]
@@ -98,19 +99,19 @@ def _batch(program: Program, tasks: Sequence[TaskData], sizes: tuple[int, int], 
 
 def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str]) -> Data:
     counts = torch.tensor([_rows(data) for data in sets])
+    if len({nest.layout(data.args, Tensor.dim) for data in sets}) > 1:
+        raise NotPaddableError("the tasks differ in what is not a tensor, or in ranks")
     columns = []
-    for i, column in enumerate(zip(*(data.args for data in sets), strict=True)):
-        if not isinstance(column[0], Tensor):
-            columns.append(column[0])
-        elif len({arg.shape[1:] for arg in column}) == 1 and all(
-            arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)
-        ):
+    for column in zip(*(data.tensors() for data in sets), strict=True):
+        alike = len({arg.shape[1:] for arg in column}) == 1
+        if alike and all(arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)):
             columns.append(torch.stack([_repeated(arg, rows) for arg in column]))
         elif len({arg.shape for arg in column}) == 1:
             columns.append(torch.stack(column))
         else:
-            raise NotPaddableError(f"argument {i} has another number of rows than the first, or differs elsewhere")
-    return Data(tuple(columns), sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
+            raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")
+    args = nest.replaced(sets[0].args, iter(columns))
+    return Data(args, sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
 
 
 def _repeated(arg: Tensor, rows: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.engine.flat import Kind, kinds
 from pyrometa.engine.linear import BatchMode, Call, NotLinearError
 from pyrometa.engine.problem import Problem
@@ -105,7 +106,7 @@ def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> lis
     placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in weights.items()}
 
     def run(data: Data, given: Data | None = None) -> list[Call]:
-        arguments = [arg for arg in data.args if isinstance(arg, Tensor)]
+        arguments = nest.tensors(data.args)
         mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None, arguments)
         with torch.random.fork_rng(), torch.no_grad():
             problem.program.batched(placeholders, data, mode, support=given)

@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
+from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.graph import simplified
 from pyrometa.engine.plan import Plan
@@ -148,12 +149,12 @@ def _rebuilt(problem: Problem, batch: TaskBatch, inputs: Sequence[Tensor]) -> tu
 
 
 def _tensors(data: Data) -> list[Tensor]:
-    return [*data.tensors(), *(x for x in data.kwargs.values() if isinstance(x, Tensor))]
+    return [*data.tensors(), *nest.tensors(data.kwargs)]
 
 
 def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
     moved = data.on(given)
-    return replace(moved, kwargs={key: next(given) if isinstance(x, Tensor) else x for key, x in data.kwargs.items()})
+    return replace(moved, kwargs=nest.replaced(data.kwargs, given))
 
 
 def _packed(draws: Sequence[Tensor]) -> Tensor:

@@ -13,10 +13,11 @@ from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
-from pyrometa.engine.shapes import Same, layout
+from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import agree
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional import Fingerprint
+from pyrometa.nest import Same
 from pyrometa.types import TaskBatch
 
 _PATIENCE = 20

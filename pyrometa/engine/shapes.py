@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.types import Data, TaskBatch
-
-
-@dataclass(frozen=True, eq=False)
-class Same:
-    """An object by its identity, held so that no other can take that identity."""
-
-    held: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.held is other.held
-
-    def __hash__(self) -> int:
-        return id(self.held)
 
 
 def layout(tasks: TaskBatch) -> Any:
@@ -31,11 +18,12 @@ def layout(tasks: TaskBatch) -> Any:
 
 
 def _layout(data: Data) -> Any:
-    shared = tuple((key, _one(data.kwargs[key], batched=False)) for key in sorted(data.kwargs))
-    return tuple(_one(arg, batched=True) for arg in data.args), shared, data.rows and data.rows.plates
+    return nest.layout(data.args, _one_of_many), nest.layout(data.kwargs, _one), data.rows and data.rows.plates
 
 
-def _one(value: Any, *, batched: bool) -> Any:
-    if isinstance(value, Tensor):
-        return value.shape[1 if batched else 0 :], value.dtype, value.device
-    return (type(value), value) if isinstance(value, bool | int | float | str | None) else Same(value)
+def _one(value: Tensor) -> Any:
+    return value.shape, value.dtype, value.device
+
+
+def _one_of_many(value: Tensor) -> Any:
+    return value.shape[1:], value.dtype, value.device

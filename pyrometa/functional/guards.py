@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from pyrometa import nest
 from pyrometa.errors import ReachError, UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes, leaf_ids, node_leaf_ids
 from pyrometa.functional.recorder import SideRun, root_module
@@ -126,6 +128,28 @@ def constant_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
         )
 
 
+def check_call(model: Callable[..., Any], data: Data) -> None:
+    """Refuse data that the model does not take for its arguments.
+
+    Raises:
+        TypeError: with the model's signature and the cure.
+    """
+    try:
+        signature = inspect.signature(getattr(model, "forward", model), follow_wrapped=False)
+    except (TypeError, ValueError):  # of a callable without one
+        return
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    kwargs = {key: value for key, value in data.kwargs.items() if takes_any or key in signature.parameters}
+    try:
+        signature.bind(*data.args, **kwargs)
+    except TypeError as error:
+        count = f"{len(data.args)} argument{'' if len(data.args) == 1 else 's'}"
+        raise TypeError(
+            f"a task holds {count} for a model of {signature}, {error}: a tuple is the model's arguments, a list is "
+            "tasks, and anything else is one argument, so use a tuple, tuple(batch), for a DataLoader's batch [x, y]"
+        ) from None
+
+
 def check_reach(program: Program, data: Data, adapted: Iterable[str]) -> None:
     """Prove that fast weights reach the program: on detached copies, no gradient may reach the originals.
 
@@ -185,8 +209,8 @@ def check_rows(local: Sequence[str], supports: Iterable[Data], queries: Iterable
 
 
 def _same_rows(support: Data, query: Data) -> bool:
-    pairs = zip(support.args, query.args, strict=True)
-    return all(s is q or (isinstance(s, Tensor) and isinstance(q, Tensor) and torch.equal(s, q)) for s, q in pairs)
+    ours, theirs = (nest.layout(data.args, lambda tensor: (tensor.shape, tensor.dtype)) for data in (support, query))
+    return ours == theirs and all(map(torch.equal, support.tensors(), query.tensors()))
 
 
 def _held_sites(module: nn.Module) -> Iterable[str]:

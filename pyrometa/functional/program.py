@@ -14,6 +14,7 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
+from pyrometa import nest
 from pyrometa.functional import estimators, guards
 from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, swapped
@@ -301,11 +302,9 @@ def _objective(loss: ELBO | Objective, name: str) -> Objective:
 def _rows(data: Data) -> int | Tensor:
     if data.rows:
         return data.rows.count
-    tensors = [x for x in data.args if isinstance(x, Tensor) and x.dim() > 0]
-    return tensors[0].shape[0] if tensors else 1
+    return next((len(x) for x in nest.tensors(data.args) if x.dim() > 0), 1)
 
 
 def _shapes(data: Data) -> Any:
     values = [*data.args, *(data.kwargs[k] for k in sorted(data.kwargs))]
-    described = [(tuple(x.shape), x.dtype, x.device) if isinstance(x, Tensor) else type(x).__name__ for x in values]
-    return tuple(described), tuple(sorted(data.kwargs))
+    return nest.layout(values, lambda x: (tuple(x.shape), x.dtype, x.device), type), tuple(sorted(data.kwargs))

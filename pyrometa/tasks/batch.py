@@ -1,7 +1,7 @@
 """What MetaSVI's data arguments mean, and whether they can be used.
 
-A tensor is the model's single positional argument and a tuple is all of them, each tensor with a leading task
-dimension. A list is always tasks, each a tensor or tuple as the model takes it.
+A tuple is the model's positional arguments; a tensor, dictionary, dataclass or named tuple is the single one. Each
+tensor in them has a leading task dimension. A list is always tasks, each as the model takes it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.types import Data
 
-Argument = Tensor | tuple[Any, ...] | Sequence[Any]
+Argument = Any
+"""A tensor, a nest of tensors, a tuple of the model's arguments, or a list of tasks."""
+
+Ranks = tuple[dict[str, int], ...]
+"""For each positional argument, the rank of each tensor in it by its place, ``""`` for the argument itself."""
+
+
+_LIST = "a list is tasks: if it holds the model's arguments, as a DataLoader's batch does, use a tuple, tuple(batch)"
 
 
 class Tasks(Sequence[Data]):
@@ -45,12 +53,13 @@ def read_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -
 
     Args:
         name: what the argument is called, for errors.
-        given: a tensor or tuple with a leading task dimension, or a list of tasks.
+        given: a tensor, nest or tuple with a leading task dimension, or a list of tasks.
         kwargs: keyword arguments that all tasks share.
 
     Raises:
-        TypeError: anything else than tensors, tuples and lists.
-        ValueError: no tasks, no data, differing task counts, NaN or infinite values; the message says where.
+        TypeError: anything else than tensors, nests, tuples and lists.
+        ValueError: no tasks, no data, differing task counts, NaN or infinite values, a list of what can't be tasks of
+            one kind; the message says where.
     """
     if isinstance(given, list):
         if not given:
@@ -62,8 +71,7 @@ def read_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -
     count = _task_count(name, args)
     for label, arg in _labelled(name, args):
         _check_values(label, arg, per_task=True)
-        if arg.numel() == 0:
-            raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+        _check_rows(label, arg, arg.shape[1:])
     return Tasks(count, Data(args, _shared(kwargs)))
 
 
@@ -84,17 +92,15 @@ def side_by_side(support: Tasks, query: Tasks) -> Iterator[tuple[tuple[int, ...]
 
 
 def _shape(task: Data) -> Any:
-    return tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else id(x) for x in task.args)
+    return nest.layout(task.args, lambda x: (x.shape, x.dtype, x.device))
 
 
 def _stacked(tasks: Sequence[Data]) -> Data:
-    columns = zip(*(task.args for task in tasks), strict=True)
-    args = tuple(torch.stack(column) if isinstance(column[0], Tensor) else column[0] for column in columns)
-    return Data(args, tasks[0].kwargs)
+    return Data(nest.joined(torch.stack, [task.args for task in tasks]), tasks[0].kwargs)
 
 
 def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:
-    """One task as the model takes it: a tensor, or the tuple of its positional arguments.
+    """One task as the model takes it: its single argument, or the tuple of its positional arguments.
 
     Raises:
         TypeError: anything else.
@@ -102,8 +108,7 @@ def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> 
     """
     args = _arguments(name, given)
     for label, arg in _labelled(name, args):
-        if arg.numel() == 0:
-            raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+        _check_rows(label, arg, arg.shape)
         _check_values(label, arg, per_task=False)
     return Data(args, _shared(kwargs))
 
@@ -119,7 +124,7 @@ def check_pairs(support: Sequence[Data], query: Sequence[Data]) -> None:
     check_ranks("query", query[0], ranks(support[0]), "support")
 
 
-def check_ranks(name: str, task: Data, expected: tuple[int | None, ...], where: str) -> None:
+def check_ranks(name: str, task: Data, expected: Ranks, where: str) -> None:
     """Refuse a task whose arguments have other ranks than expected.
 
     Raises:
@@ -128,18 +133,19 @@ def check_ranks(name: str, task: Data, expected: tuple[int | None, ...], where: 
     got = ranks(task)
     if len(got) != len(expected):
         raise ValueError(f"{name} has {len(got)} arguments and {where} has {len(expected)}: give the same arguments")
-    for i, (rank, wanted) in enumerate(zip(got, expected, strict=True)):
-        if rank != wanted:
-            label = name if len(got) == 1 else f"{name}[{i}]"
+    for i, (found, wanted) in enumerate(zip(got, expected, strict=True)):
+        if found != wanted:
+            place = next(place for place in {**wanted, **found} if found.get(place) != wanted.get(place))
+            label = f"{name if len(got) == 1 else f'{name}[{i}]'}{place}"
             raise ValueError(
-                f"{label} has {_rank(rank)} a task where {where} has {_rank(wanted)}: one task is what the model "
-                "takes, and a meta-batch has one leading task dimension more"
+                f"{label} has {_rank(found.get(place))} a task where {where} has {_rank(wanted.get(place))}: one task "
+                "is what the model takes, and a meta-batch has one leading task dimension more"
             )
 
 
-def ranks(task: Data) -> tuple[int | None, ...]:
-    """Rank of each positional argument of a task; None for what is not a tensor."""
-    return tuple(arg.dim() if isinstance(arg, Tensor) else None for arg in task.args)
+def ranks(task: Data) -> Ranks:
+    """Rank of each tensor of a task."""
+    return tuple({place: tensor.dim() for place, tensor in nest.labelled("", arg)} for arg in task.args)
 
 
 def _rank(rank: int | None) -> str:
@@ -147,28 +153,29 @@ def _rank(rank: int | None) -> str:
 
 
 def _arguments(name: str, given: Any) -> tuple[Any, ...]:
-    if isinstance(given, Tensor):
-        return (given,)
-    if isinstance(given, tuple):
-        if not any(isinstance(arg, Tensor) for arg in given):
-            raise ValueError(f"{name} is a tuple without a tensor: it holds the model's positional arguments")
-        return given
     if hasattr(given, "support") and hasattr(given, "query"):
         raise TypeError(f"{name} is a {type(given).__name__} of support and query: unpack it, meta.step(*task)")
-    raise TypeError(
-        f"{name} must be a tensor, a tuple of the model's arguments or a list of tasks, got {type(given).__name__}"
-    )
+    several = isinstance(given, tuple) and not nest.is_named(given)
+    args = given if several else (given,)
+    if isinstance(given, list) or not (several or nest.is_nest(given)):
+        raise TypeError(
+            f"{name} must be a tensor, a dictionary or dataclass of tensors, a tuple of the model's arguments or a "
+            f"list of tasks, got {type(given).__name__}"
+        )
+    if not nest.tensors(args):
+        held = "it holds the model's positional arguments" if several else "it is the model's single argument"
+        raise ValueError(f"{name} is a {type(given).__name__} without a tensor: {held}")
+    return args
 
 
 def _shared(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    for key, value in (kwargs or {}).items():
-        if isinstance(value, Tensor):
-            _check_values(f"kwargs[{key!r}]", value, per_task=False)
+    for label, value in nest.labelled("kwargs", kwargs or {}):
+        _check_values(label, value, per_task=False)
     return kwargs or {}
 
 
 def _labelled(name: str, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
-    return [(name if len(args) == 1 else f"{name}[{i}]", arg) for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    return list(nest.labelled(name, args[0] if len(args) == 1 else args))
 
 
 def _task_count(name: str, args: tuple[Any, ...]) -> int:
@@ -186,6 +193,12 @@ def _task_count(name: str, args: tuple[Any, ...]) -> int:
     return count
 
 
+def _check_rows(label: str, arg: Tensor, of_one: torch.Size) -> None:
+    """Refuse a tensor that has no rows; rows of no columns are data, as of a model without covariates."""
+    if of_one[:1] == (0,):
+        raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+
+
 def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
     if not (arg.is_floating_point() or arg.is_complex()) or bool(
         torch.isfinite(arg.sum()) or torch.isfinite(arg).all()
@@ -199,5 +212,19 @@ def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
 
 
 def _check_alike(name: str, tasks: Sequence[Data]) -> None:
+    """Refuse a list of what can't be tasks of one kind, such as the ``[x, y]`` of a DataLoader."""
+    expected, kind = ranks(tasks[0]), _kind(tasks[0])
     for i, task in enumerate(tasks[1:], start=1):
-        check_ranks(f"{name}[{i}]", task, ranks(tasks[0]), f"{name}[0]")
+        label, first = f"{name}[{i}]", f"{name}[0]"
+        try:
+            check_ranks(label, task, expected, first)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_LIST}") from None
+        if _kind(task) is not kind:
+            raise ValueError(f"{label} and {first} are not both of floating point: give all tasks one dtype; {_LIST}")
+
+
+def _kind(task: Data) -> bool | None:
+    """Of a task that is a single tensor, whether it is of floating point."""
+    (arg, *more) = task.args
+    return arg.is_floating_point() if isinstance(arg, Tensor) and not more else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+
+from pyrometa import nest
 
 __all__ = ["Data", "Task"]
 
@@ -25,12 +27,12 @@ class Task:
     ``(support, query)``, as ``meta.adapt`` takes the first.
 
     Args:
-        support: a tensor, or a tuple of tensors (the model's positional arguments), each of shape
-            ``(tasks, ...)``.
+        support: a tensor, a tuple of the model's positional arguments, or a nest such as a dictionary or dataclass,
+            each tensor of shape ``(tasks, ...)``.
         query: the same for the data on which the adapted guide is scored.
 
     Raises:
-        TypeError: if support or query is neither a tensor nor a non-empty tuple of tensors.
+        TypeError: if support or query is neither a tensor nor a nest of tensors, or a list, which would be tasks.
         ValueError: if a tensor lacks the task dimension, the task counts differ, or there is no task.
 
     Example:
@@ -42,8 +44,8 @@ class Task:
         (8, 4, torch.Size([5, 784]))
     """
 
-    support: Data
-    query: Data
+    support: Any
+    query: Any
 
     def __post_init__(self) -> None:
         counts = {
@@ -57,17 +59,17 @@ class Task:
             raise ValueError("a meta-batch needs at least one task: the leading dimension is 0")
 
     def __len__(self) -> int:
-        return len(_tensors(self.support)[0])
+        return len(nest.tensors(self.support)[0])
 
-    def __iter__(self) -> Iterator[Data]:
+    def __iter__(self) -> Iterator[Any]:
         return iter((self.support, self.query))
 
     @overload
-    def __getitem__(self, tasks: int) -> tuple[Data, Data]: ...
+    def __getitem__(self, tasks: int) -> tuple[Any, Any]: ...
     @overload
     def __getitem__(self, tasks: slice) -> Task: ...
-    def __getitem__(self, tasks: int | slice) -> Task | tuple[Data, Data]:
-        support, query = (_map(lambda tensor: tensor[tasks], data) for data in self)
+    def __getitem__(self, tasks: int | slice) -> Task | tuple[Any, Any]:
+        support, query = (nest.mapped(lambda tensor: tensor[tasks], data) for data in self)
         return Task(support, query) if isinstance(tasks, slice) else (support, query)
 
     def to(self, target: torch.device | torch.dtype | str) -> Task:
@@ -92,24 +94,16 @@ class Task:
                 return tensor
             return tensor.to(target)
 
-        return Task(_map(move, self.support), _map(move, self.query))
+        return Task(nest.mapped(move, self.support), nest.mapped(move, self.query))
 
 
-def _tensors(data: Data) -> tuple[Tensor, ...]:
-    return data if isinstance(data, tuple) else (data,)
-
-
-def _map(function: Callable[[Tensor], Tensor], data: Data) -> Data:
-    return tuple(map(function, data)) if isinstance(data, tuple) else function(data)
-
-
-def _task_counts(name: str, data: Data) -> list[int]:
-    tensors = _tensors(data)
-    if not tensors:
+def _task_counts(name: str, data: Any) -> list[int]:
+    if isinstance(data, tuple) and not data:
         raise TypeError(f"{name} is an empty tuple: pass at least one tensor")
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor or a tuple of tensors, got {type(tensor).__name__}")
-        if tensor.ndim == 0:
-            raise ValueError(f"{name} has a tensor without dimensions: the leading dimension counts tasks")
+    for part in data if isinstance(data, tuple) and not nest.is_named(data) else (data,):
+        if isinstance(part, list) or not nest.tensors(part):
+            raise TypeError(f"{name} must be a tensor or a nest of tensors, got {type(part).__name__}")
+    tensors = nest.tensors(data)
+    if any(tensor.ndim == 0 for tensor in tensors):
+        raise ValueError(f"{name} has a tensor without dimensions: the leading dimension counts tasks")
     return [len(tensor) for tensor in tensors]

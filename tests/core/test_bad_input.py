@@ -50,7 +50,8 @@ DATA = {
     "numpy in a list": ([np.zeros((4, 2))], None, TypeError, r"support\[0\] must be a tensor.* got ndarray"),
     "numpy in a tuple": ((np.zeros((3, 4, 2)),), None, ValueError, "support is a tuple without a tensor"),
     "None": (None, None, TypeError, "got NoneType"),
-    "a dictionary": ({"x": X}, None, TypeError, "got dict"),
+    "a dictionary without a tensor": ({"x": None}, None, ValueError, "support is a dict without a tensor"),
+    "a set": ({X}, None, TypeError, "got set"),
 }
 USES = {
     "step": lambda meta, s, q: meta.step(s, q),
