@@ -287,7 +287,7 @@ def neural_process(tasks: int, engine: pm.Engine) -> Method:
 
 
 def read_by_an_encoder(model: Head | Decoder, engine: pm.Engine) -> Method:
-    guide = SetEncoderGuide(model, Features(2, 64, 64))
+    guide = SetEncoderGuide(model, Features(2, 64, 64), pooling="mean")
     score = PredictiveLoss(16, vectorize_particles=True, max_plate_nesting=1)
     optim = pyro.optim.Adam({"lr": 2e-3})
     meta = pm.MetaSVI(model, guide, optim, Trace_ELBO(), steps=0, score=score, engine=engine)

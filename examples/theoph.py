@@ -98,7 +98,7 @@ class CurveEncoder(nn.Module):
 
 def curve_guide(hidden: int, subject: Row) -> SetEncoderGuide:
     """A set encoder whose heads start at the normal approximation around the Newton step."""
-    guide = SetEncoderGuide(model, CurveEncoder(hidden))
+    guide = SetEncoderGuide(model, CurveEncoder(hidden), pooling="mean")
     guide(*subject)  # makes the heads
     starts = dict.fromkeys(PRIOR, 0.0) | {name: PRIOR[name][0] for name in RATES}
     with torch.no_grad():

@@ -28,8 +28,9 @@ class SetEncoderGuide(PyroModule):
         model: a Pyro model.
         encoder: function or module of the model's arguments to rows of features ``(N, features)``, one for each
             datum, or to ``(rows, mask)`` with a boolean mask ``(N,)`` of those that count.
-        pooling: ``"mean"``, ``"sum"``, ``"max"``, or a module of ``(rows, mask)`` such as
-            :class:`AttentionPooling`. An empty set pools to zeros under the first three.
+        pooling: ``"mean_and_count"``, which knows how many rows there are: the mean of n rows, log(n + 1) and
+            1 / (n + 1), so that posteriors narrow as n grows. ``"mean"``, ``"sum"`` and ``"max"`` are what they say,
+            and pool an empty set to zeros. Or a module of ``(rows, mask)`` such as :class:`AttentionPooling`.
         sites: names of the sites it covers, all outside of plates; None for all latent sites.
         family: as in :class:`AmortizedGuide`.
 
@@ -62,7 +63,7 @@ class SetEncoderGuide(PyroModule):
         model: Callable[..., Any],
         encoder: Callable[..., Any],
         *,
-        pooling: Pooling = "mean",
+        pooling: Pooling = "mean_and_count",
         sites: Sequence[str] | None = None,
         family: Family = "mean_field",
     ) -> None:

@@ -135,7 +135,7 @@ def statistician(x):
 def statistician_guide():
     """q(c | S) q(z | x, c): the form of the Neural Statistician, and of this model's posterior."""
     return ComposedGuide(
-        context=SetEncoderGuide(statistician, lambda x: x[:, None], sites=["c"]),
+        context=SetEncoderGuide(statistician, lambda x: x[:, None], pooling="mean", sites=["c"]),
         rows=AmortizedGuide(statistician, lambda x, c: torch.stack([x, c.expand_as(x)], -1), sites=["z"], given=["c"]),
     )
 
