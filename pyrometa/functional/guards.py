@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.infer import RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Independent
 
 from pyrometa import nest
@@ -98,36 +98,6 @@ def check_sites(guide: Trace, model: Trace) -> None:
         )
 
 
-@contextmanager
-def constant_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Refuse modules that update buffers as they run; their buffers are put back first.
-
-    Raises:
-        UnsupportedProgramError: naming the module.
-    """
-    held = [
-        (module, key, buffer, buffer.clone())
-        for module in modules
-        for key, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    changed: list[tuple[nn.Module, str]] = []
-    try:
-        yield
-    finally:
-        for module, key, buffer, old in held:
-            if not _same(module._buffers[key], old):
-                changed.append((module, key))
-                buffer.data = old
-                module._buffers[key] = buffer
-    if changed:
-        module, key = changed[0]
-        raise UnsupportedProgramError(
-            f"{type(module).__name__} updates its buffer {key!r} as it runs, so a task's numbers would depend on "
-            "the tasks before it: use GroupNorm or LayerNorm, or call .eval() on it"
-        )
-
-
 def check_call(model: Callable[..., Any], data: Data) -> None:
     """Refuse data that the model does not take for its arguments.
 
@@ -181,7 +151,7 @@ def local_sites(guide: SideRun, model: Trace) -> tuple[str, ...]:
     root = root_module(guide.program)
     modules = [*guide.recorder.modules.values(), *(root.modules() if root is not None else ())]
     held = {name for module in modules for name in _held_sites(module)}
-    observed = {plate.name for site in model.nodes.values() if site.get("is_observed") for plate in _plates(site)}
+    observed = {plate.name for site in model.nodes.values() if _is_data(site) for plate in _plates(site)}
     return tuple(
         name
         for name, site in _latents(model).items()
@@ -220,6 +190,14 @@ def _held_sites(module: nn.Module) -> Iterable[str]:
     return () if module.prototype_trace is None else module.prototype_trace.nodes
 
 
+def _is_data(site: Any) -> bool:
+    """Whether a site is observed, and not a value that ``pyro.deterministic`` or a reparameterisation computed."""
+    fn = site.get("fn")
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return bool(site.get("is_observed")) and not isinstance(fn, Delta)
+
+
 def _plates(site: Any) -> Iterable[Any]:
     return site["cond_indep_stack"] if site["type"] == "sample" else ()
 
@@ -241,10 +219,6 @@ def _is_straight_through(fn: Any) -> bool:
 
 def _is_subsample(site: Any) -> bool:
     return type(site["fn"]).__name__ == "_Subsample"
-
-
-def _same(new: Tensor | None, old: Tensor) -> bool:
-    return new is not None and new.shape == old.shape and torch.allclose(new, old, rtol=0, atol=0, equal_nan=True)
 
 
 def _listed(names: Iterable[str]) -> str:

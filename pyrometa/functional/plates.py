@@ -9,12 +9,14 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 
+from pyrometa.functional.enumeration import enumerated
 from pyrometa.types import Data
 
 
-def plate_sizes(model: Callable[..., Any], guide: Callable[..., Any], data: Data) -> dict[str, int]:
+def plate_sizes(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any], data: Data) -> dict[str, int]:
     """Sizes by name of the vectorised plates that model and guide have on some data, without those that subsample."""
     with torch.random.fork_rng(), torch.no_grad():
+        model, guide = enumerated(elbo, model, guide, data)
         drawn = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
         trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*data.args, **data.kwargs)
     return {**_sizes(drawn), **_sizes(trace)}

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from pyrometa import nest
 from pyrometa.functional import estimators, guards
+from pyrometa.functional.buffers import Buffers
 from pyrometa.functional.fingerprint import Fingerprint
+from pyrometa.functional.first_run import first_run
 from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, swapped
 from pyrometa.functional.kept import mend, mend_attributes
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
+from pyrometa.functional.own_arguments import for_program
 from pyrometa.functional.plates import plate_sizes
-from pyrometa.functional.recorder import ParamRecorder, Side, SideRun, root_module
+from pyrometa.functional.recorder import root_module
 from pyrometa.types import Data, StepNoise
 
 Objective = Callable[..., Tensor]
@@ -91,24 +92,24 @@ class Program:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: the guide lacks a site of the model, or has one too many.
         """
-        with torch.random.fork_rng(), torch.enable_grad(), guards.constant_buffers(self.modules()):
-            guide = replace(self._run("guide", self.conditioned(data), data), program=self.guide)
-            replayed = poutine.replay(self.model, trace=_constant(guide.trace))
-            model = self._run("model", replayed, data)
+        given, buffers = self._for_program(data), Buffers()
+        buffers.see(self.modules())
+        with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
+            guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
             guards.check_sites(guide.trace, model.trace)
             if self._given[0] is None:
                 self._use(mean_field_elbo(guide.trace))
-            for given in filter(None, self._given):
-                warn_of_forgotten_jacobians(given, guide.trace)
-            self.leaves = find_leaves(guide, SideRun("model", self.model, model.trace, model.recorder))
+            for objective in filter(None, self._given):
+                warn_of_forgotten_jacobians(objective, guide.trace)
+            self.leaves = find_leaves(guide, model)
             self.guide_draws = guards.GuideDraws.of(guide.trace)
             self.local_sites = guards.local_sites(guide, model.trace)
             self._registered = [*guide.recorder.modules.values(), *model.recorder.modules.values()]
+            buffers.check_constant(lambda: (self.loss({}, data), self.score({}, data)))
 
-    def _run(self, side: Side, program: Callable[..., Any], data: Data) -> SideRun:
-        with ParamRecorder() as recorder:
-            trace = poutine.trace(program).get_trace(*data.args, **data.kwargs)
-        return SideRun(side, program, trace, recorder)
+    def _for_program(self, data: Data) -> Data:
+        """The data without keyword arguments that are the loss's or the score's alone."""
+        return for_program(data, (self.elbo, self._given_score), self.model)
 
     def modules(self) -> list[nn.Module]:
         """Every module of the program, once; those that a function registers with Pyro from first data on."""
@@ -160,6 +161,7 @@ class Program:
         """The guide given a task's support set: what its ``condition`` makes of it, or the guide itself."""
         if not self.reads_support:
             return self.guide
+        support = self._for_program(support)
 
         def guide(*args: Any, **kwargs: Any) -> Any:
             with MaskSupport(support.rows) if support.rows else nullcontext():
@@ -178,7 +180,10 @@ class Program:
         modes = self._modes()
         if modes not in self._row_plates:
             with self.using({}):
-                sizes = [plate_sizes(self.model, self.conditioned(task), task) for task in (data, larger)]
+                sizes = [
+                    plate_sizes(self.elbo, self.model, self.conditioned(task), self._for_program(task))
+                    for task in (data, larger)
+                ]
             rows = _rows(data), _rows(larger)
             same = (name for name in sizes[0] if (sizes[0][name], sizes[1].get(name)) == rows)
             self._row_plates[modes] = frozenset(same)
@@ -274,14 +279,6 @@ class Program:
 
 def _replay(noise: StepNoise | None) -> AbstractContextManager[Any]:
     return nullcontext() if noise is None else ReplayNoise(noise)
-
-
-def _constant(trace: poutine.Trace) -> poutine.Trace:
-    """The same trace with values that depend on no parameter, so that a replay shows what the model itself reads."""
-    constant = trace.copy()
-    constant.nodes.update({name: site.copy() for name, site in trace.nodes.items()})
-    constant.detach_()
-    return constant
 
 
 def _objective(loss: ELBO | Objective, name: str) -> Objective:

@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyrometa.functional.buffers import Buffers
+
 Side = Literal["guide", "model"]
 
 
 class ParamRecorder(Messenger):
-    """Notes each ``param`` message of a program: its leaf, its constraint, the modules it comes from."""
+    """Notes each ``param`` message of a program: its leaf, its constraint, its modules and their buffers."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: Buffers) -> None:
         super().__init__()
+        self.buffers = buffers
         self.leaves: dict[str, Tensor] = {}
         self.constraints: dict[str, Constraint] = {}
         self.modules: dict[int, nn.Module] = {}
@@ -32,6 +35,7 @@ class ParamRecorder(Messenger):
     def _pyro_post_param(self, msg: Any) -> None:
         registering = list(_registering_modules())
         self.modules.update((id(module), module) for module in registering)
+        self.buffers.see(registering)
         name, leaf = msg["name"], _leaf_of(msg, registering)
         if leaf is None:
             return
@@ -61,8 +65,8 @@ def _registering_modules() -> Iterator[nn.Module]:
     while frame is not None:
         if frame.f_code is pyro.module.__code__:
             yield frame.f_locals["nn_module"]
-        elif frame.f_code is PyroModule.__call__.__code__:
-            yield frame.f_locals["self"]
+        elif frame.f_code in (PyroModule.__call__.__code__, PyroModule.__getattr__.__code__):
+            yield frame.f_locals["self"]  # a module that is called, or read by a pyro_method
         frame = frame.f_back  # type: ignore[assignment]
 
 

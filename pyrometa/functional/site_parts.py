@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pyro import poutine
 from torch import Tensor
 
+from pyrometa.functional.enumeration import enumerated
 from pyrometa.types import Data
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def site_parts(program: Program, params: Mapping[str, Tensor], data: Data) -> di
         data: what the model and the guide take.
     """
     with program.using(params):
-        guide = poutine.trace(program.conditioned(data)).get_trace(*data.args, **data.kwargs)
-        replayed = poutine.replay(program.model, trace=guide)
+        run_model, run_guide = enumerated(program.elbo, program.model, program.conditioned(data), data)
+        guide = poutine.trace(run_guide).get_trace(*data.args, **data.kwargs)
+        replayed = poutine.replay(run_model, trace=guide)
         model = poutine.trace(replayed).get_trace(*data.args, **data.kwargs)
         return {**_parts("guide", guide), **_parts("model", model)}
 
