@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.padding import NotPaddableError, fewest_rows, most_padded, padded
+from pyrometa.engine.padding import NotPaddableError, fewest_rows, in_short, most_padded, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
@@ -222,7 +222,13 @@ class Engine:
         if reason is None:
             forced = self.vectorize is True and self.low_rank is True
             for low_rank in (True,) if forced else (self.low_rank, False):
-                plan = make_plan(problem, tasks, low_rank)
+                try:
+                    plan = make_plan(problem, tasks, low_rank)
+                except Exception as error:
+                    if not tasks.unpadded:
+                        raise
+                    reason = in_short(error)
+                    break
                 reason = trial(problem, most_padded(tasks), order, plan)
                 if reason is None:
                     return plan

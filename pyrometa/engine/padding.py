@@ -18,6 +18,11 @@ class NotPaddableError(Exception):
     """The tasks can't be brought to one shape, or rows can't be left out of the loss; the message says why."""
 
 
+def in_short(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     """Tasks of different sizes in a few batches, each padded to a power of two of rows.
 
@@ -84,8 +89,11 @@ def _rounded(data: Data) -> int:
 def _batch(program: Program, tasks: Sequence[TaskData], sizes: tuple[int, int], plates: frozenset[str]) -> TaskBatch:
     support = _stacked([task.support for task in tasks], sizes[0], plates)
     query = _stacked([task.query for task in tasks], sizes[1], plates)
-    ahead = program.tape(replace(support[0], rows=None))
-    last = program.tape(replace(query[0], rows=None), replace(support[0], rows=None))
+    try:
+        ahead = program.tape(replace(support[0], rows=None))
+        last = program.tape(replace(query[0], rows=None), replace(support[0], rows=None))
+    except Exception as error:  # whatever the program raises is the reason
+        raise NotPaddableError(f"on rows that are repeated the program fails, {in_short(error)}") from error
     steps = range(len(tasks[0].support_noise))
     return TaskBatch(
         tuple(task.index for task in tasks),

@@ -173,3 +173,82 @@ def test_a_pooling_that_forgets_its_mask_is_not_padded():
     case = Case(regression, reader(Counted(False)), pairs(), pairs(SIZES[::-1]))
     with pytest.warns(pm.LoopWarning, match="can't be padded: rows that do not count change the loss"):
         assert_same(case, pm.Engine(), loss=Trace_ELBO(), adapt="guide")
+
+
+def standardised(x, y):
+    """Rows that are repeated change what each row is told of the others."""
+    weight = pyro.sample("weight", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+    z = (x - x.mean(0)) / x.std(0)
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(z @ weight, 1.0), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::pyrometa.errors.LoopWarning")
+@pytest.mark.parametrize(
+    "batches",
+    [
+        ([8, 8, 16, 16], [5, 6, 12, 13]),
+        ([5, 6, 12, 13], [8, 8, 16, 16]),
+        ([8, 16], [8, 7, 16], [5, 8, 9]),
+        ([8, 7, 16, 15], [5, 8, 16, 16]),
+    ],
+    ids=str,
+)
+def test_a_plan_is_proved_on_the_padding_that_it_serves(batches):
+    metas = [
+        meta_svi(Case(standardised, AutoNormal(standardised), None, None), engine) for engine in (pm.Engine(), LOOP)
+    ]
+    for seed, sizes in enumerate(batches):
+        found = []
+        for meta in metas:
+            torch.manual_seed(seed)
+            found.append(meta.loss_and_grads(pairs(sizes), pairs(sizes[::-1])))
+        torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-9, atol=1e-11)
+        assert_equal(found[0][1], found[1][1], rtol=1e-9, atol=1e-11)
+
+
+def graph(a, y):
+    weight = pyro.sample("weight", dist.Normal(y.new_zeros(()), 1.0))
+    neighbours = a if a.dim() == 2 else a.sum(-1)
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(weight * (neighbours @ y), 1.0), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::pyrometa.errors.LoopWarning")
+@pytest.mark.parametrize("sizes", [(5, 6, 7), (4, 8, 3), (1, 2)], ids=str)
+@pytest.mark.parametrize("rest", [(), (2,)], ids=["n x n", "n x n x d"])
+def test_square_arguments(rest, sizes):
+    tasks = [(torch.rand(n, n, *rest, dtype=torch.float64), torch.randn(n, dtype=torch.float64)) for n in sizes]
+    assert_same(Case(graph, AutoNormal(graph), tasks, tasks[::-1]), pm.Engine(), inner=pm.SGD(1e-3))
+
+
+def correlated(x, y):
+    """A field over the rows, for which no row may be there twice."""
+    distances = (x[:, None] - x[None]).square().sum(-1)
+    field = pyro.sample("field", dist.Normal(x.new_zeros(()), 1.0))
+    root = torch.linalg.cholesky((-100 * distances).exp())
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(field * (root @ y), 1.0), obs=y)
+
+
+def once_each(x, y):
+    """Refuses rows that are there twice."""
+    if len(x.unique(dim=0)) < len(x):
+        raise ValueError("a row is there twice")
+    regression(x, y)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6, 7), (5, 6, 8)], ids=str)
+@pytest.mark.parametrize("model", [correlated, once_each], ids=lambda model: model.__name__)
+def test_a_program_that_fails_on_repeated_rows_is_run_size_by_size(model, sizes):
+    case = Case(model, AutoNormal(model), pairs(sizes), pairs(sizes[::-1]))
+    with pytest.warns(pm.LoopWarning, match="run size by size.*can't be padded"):
+        assert_same(case, pm.Engine(), steps=1)
+
+
+def test_the_failure_on_repeated_rows_is_told():
+    case = Case(once_each, AutoNormal(once_each), pairs((5, 6, 7)), pairs((5, 6, 7)))
+    with pytest.raises(
+        pm.UnsupportedProgramError, match="repeated the program fails, ValueError: a row is there twice"
+    ):
+        meta_svi(case, pm.Engine(vectorize=True)).step(case.support, case.query)
