@@ -105,5 +105,6 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 def _differs(found: Tensor | None, expected: Tensor | None) -> bool:
     if found is None or expected is None:
         return found is not expected
+    found, expected = found.to_dense(), expected.to_dense()
     scale = expected.abs().nan_to_num(0.0, 0.0).max().item() if expected.numel() else 0.0
     return not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)

@@ -191,3 +191,17 @@ def test_harmless_hooks_change_nothing(side, first_order, kind):
 @pytest.mark.parametrize("side", [in_guide, in_model])
 def test_a_hook_may_scale_gradients_in_first_order(side):
     assert_alike(side, halved, lambda net, x: 0.5 * net(x) + 0.5 * net(x).detach(), pm.Unrolled(first_order=True))
+
+
+def test_sparse_gradients_are_accepted():
+    found = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        case = guide_of(nn.Sequential(nn.Embedding(4, 1, sparse=sparse), nn.Flatten(-2)))
+        encoder = case.guide.encoder
+        encoder.register_forward_pre_hook(lambda _, given: (given[0][:, :1].abs().long().clamp(max=3),))
+        meta = meta_svi(case, engine=LOOP, meta_gradient=pm.Unrolled(first_order=True))
+        torch.manual_seed(1)
+        found.append(meta.loss_and_grads(rows()))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert_equal({n: g.to_dense() for n, g in found[0][1].items()}, found[1][1])
