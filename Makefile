@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow lint format docs bench clean
+.PHONY: setup demo test test-slow test-ecosystem test-newest lint format docs bench clean
 
 setup: .venv/.done
 
@@ -24,6 +24,24 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(RUN) pytest -m slow -n auto
+
+# The packages' own programs, in an environment of their own; writes docs/what-runs.md.
+test-ecosystem: .venv-ecosystem/.done
+	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-ecosystem/bin/python -W ignore tests/ecosystem/report.py
+
+.venv-ecosystem/.done: tests/ecosystem/requirements.txt | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 .venv-ecosystem
+	$(UV) pip install --quiet --python .venv-ecosystem -r tests/ecosystem/requirements.txt
+	$(UV) pip install --quiet --python .venv-ecosystem --no-deps tyxe==0.0.2
+	@touch $@
+
+# The test suite on what `pip install` gives today: the development pins are set aside.
+test-newest: | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 .venv-newest
+	mkdir -p .venv-newest/project && sed '/^constraint-dependencies/d' pyproject.toml > .venv-newest/project/pyproject.toml
+	cp -r pyrometa README.md LICENSE .venv-newest/project/
+	cd .venv-newest/project && UV_PROJECT_ENVIRONMENT=../ $(abspath $(UV)) sync --quiet --all-extras --no-install-project
+	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-newest/bin/python -m pytest -n auto
 
 lint: setup
 	$(RUN) ruff check .
@@ -49,4 +67,4 @@ bench: setup
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 
 clean:
-	rm -rf .venv .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ecosystem .venv-newest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,8 @@ import pyro.poutine.runtime
 import pytest
 import torch
 
+collect_ignore = ["tests/ecosystem"]  # programs of other packages, which `make test-ecosystem` runs
+
 # Imported first: these add warnings filters when imported, which is no leak of the first test to need them, and
 # their own deprecation warnings are not ours to fail on.
 with warnings.catch_warnings():
