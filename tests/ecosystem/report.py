@@ -23,10 +23,10 @@ ROOMS = {
     "pyro_gp": "pyro.contrib.gp",
     "pyro_contrib": "pyro.contrib: the rest",
     "gpytorch_models": "gpytorch",
-    "zuko_flows": "zuko",
     "chirho_worlds": "chirho",
     "scvi_lda": "scvi-tools",
     "tyxe_networks": "tyxe",
+    "zuko_flows": "zuko",
 }
 PACKAGES = ("torch", "pyro-ppl", "gpytorch", "linear-operator", "zuko", "chirho", "scvi-tools", "tyxe")
 HEAD = """# What runs
@@ -47,10 +47,12 @@ def main(words: list[str]) -> int:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     pyro.enable_validation(True)
-    sections = {title: _run(room, words) for room, title in ROOMS.items()}
+    sections: dict[str, list[Result]] = {}
+    for room, title in ROOMS.items():
+        sections[title] = _run(room, words)
+        if not words:
+            _write(sections)
     results = [result for section in sections.values() for result in section]
-    if not words:
-        _write(sections)
     failing = [result for result in results if not result.passed]
     for result in failing:
         print(f"FAILED {result.row.name}: {result.row.outcome!r} expected, {_short(result)}", file=sys.stderr)
