@@ -4,9 +4,10 @@ A program's draws are recorded once for each shape of data, as a tape. From then
 meta-step is drawn ahead from the tape and handed to the program draw by draw, so a task's numbers do not
 depend on how or in which order the tasks are run.
 
-Draws that are built on normals and uniforms can be made ahead, among them choices (Bernoulli, Categorical) and
-the order of a subsampled plate. Others (Gamma, Poisson, ...) stay with the global generator, as does a program
-whose draws depart from its tape.
+Draws that are built on normals and uniforms can be made ahead, among them choices (Bernoulli, Categorical), the
+order of a subsampled plate and the masks of dropout. Others (Gamma, Poisson, ..., the dropout of attention and of
+recurrent layers) stay with the global generator, as does a program whose draws depart from its tape: they agree between
+engines in distribution only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrometa.functional.dropout import DROPOUT, dropout_call
 from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, RANDOM, Kind
 from pyrometa.functional.twice import TWICE
 
@@ -57,7 +59,7 @@ class _NoiseMode(TorchFunctionMode, ABC):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in RANDOM:
-            return TWICE.get(func, func)(*args, **kwargs)
+            return self._dropped(func, args, kwargs) if func in DROPOUT else TWICE.get(func, func)(*args, **kwargs)
         in_place, out_of_place = IN_PLACE.get(func), OUT_OF_PLACE.get(func)
         if in_place is not None and kwargs.get("generator") is None:
             kind, transform = in_place
@@ -69,6 +71,12 @@ class _NoiseMode(TorchFunctionMode, ABC):
             shape, dtype, device = make_args(*args, **kwargs)
             return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args, **kwargs)
         return func(*args, **kwargs)
+
+    def _dropped(self, func: Any, args: Any, kwargs: Any) -> Any:
+        call = dropout_call(func, args, kwargs)
+        if call is None:
+            return func(*args, **kwargs)
+        return call(self.next_draw(Draw("uniform", call.shape, call.input.dtype, call.input.device)))
 
 
 class RecordNoise(_NoiseMode):
