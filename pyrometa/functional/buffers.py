@@ -9,7 +9,7 @@ from typing import Any
 from pyro.distributions.torch_transform import TransformModule
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import _InverseTransform
 from torch.nn.modules.batchnorm import _NormBase
 
 from pyrometa.errors import UnsupportedProgramError
@@ -80,9 +80,9 @@ def _modules_of(transform: Any) -> Iterator[nn.Module]:
     if isinstance(transform, nn.Module):
         yield transform
         return
-    for part in (*getattr(transform, "parts", ()), getattr(transform, "_inv", None)):
-        if isinstance(part, Transform | nn.Module):
-            yield from _modules_of(part)
+    inverse_of = [transform._inv] if isinstance(transform, _InverseTransform) else []
+    for part in (*getattr(transform, "parts", ()), *inverse_of):
+        yield from _modules_of(part)
 
 
 def _cure(module: nn.Module) -> str:
