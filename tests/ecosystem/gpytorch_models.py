@@ -19,16 +19,23 @@ def _strategy(owner, strategy, distribution):
     return strategy(owner, POINTS.double(), distribution(len(POINTS)), learn_inducing_locations=True)
 
 
-class Low(gpytorch.models.ApproximateGP):
-    """The low-level interface: the user's own likelihood."""
+class Prior:
+    """A constant mean and a scaled kernel."""
 
-    def __init__(self, strategy=VariationalStrategy, distribution=CholeskyVariationalDistribution):
-        super().__init__(_strategy(self, strategy, distribution))
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.mean_module = gpytorch.means.ConstantMean()
         self.covar_module = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
 
     def forward(self, x):
         return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
+class Low(Prior, gpytorch.models.ApproximateGP):
+    """The low-level interface: the user's own likelihood."""
+
+    def __init__(self, strategy=VariationalStrategy, distribution=CholeskyVariationalDistribution):
+        super().__init__(_strategy(self, strategy, distribution))
 
     def guide(self, x, y):
         self.variational_strategy._clear_cache()
@@ -44,16 +51,11 @@ class Low(gpytorch.models.ApproximateGP):
             pyro.sample("y", dist.Poisson(f.exp()), obs=y)
 
 
-class High(gpytorch.models.PyroGP):
+class High(Prior, gpytorch.models.PyroGP):
     """The high-level interface: a likelihood of gpytorch."""
 
     def __init__(self, strategy=VariationalStrategy, distribution=CholeskyVariationalDistribution):
         super().__init__(_strategy(self, strategy, distribution), gpytorch.likelihoods.GaussianLikelihood(), num_data=6)
-        self.mean_module = gpytorch.means.ConstantMean()
-        self.covar_module = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
-
-    def forward(self, x):
-        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
 
     def guide(self, x, y):
         self.variational_strategy._clear_cache()
