@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional.graph import graph_nodes
 from pyrometa.types import Data, Params
 
 if TYPE_CHECKING:
@@ -88,21 +89,10 @@ def check_backward(program: Program, data: Data, adapted: Iterable[str]) -> None
 def _gradients(loss: Tensor, params: Params) -> list[Tensor | None]:
     """The gradient of each parameter; those of all other leaves are run for, so that no node is left out."""
     given = list(params.values())
-    others = [leaf for leaf in _leaves(loss) if not any(leaf is value for value in given)]
+    leaves = [node.variable for node in graph_nodes([loss.grad_fn]) if hasattr(node, "variable")]
+    others = [leaf for leaf in leaves if not any(leaf is value for value in given)]
     grads = torch.autograd.grad(loss, given + others, retain_graph=True, allow_unused=True)
     return list(grads[: len(given)])
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """All tensors that a backward pass would add a gradient to."""
-    nodes, seen, leaves = [loss.grad_fn], set(), []
-    while nodes:
-        node = nodes.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            leaves += [node.variable] if hasattr(node, "variable") else []
-            nodes += [parent for parent, _ in node.next_functions]
-    return leaves
 
 
 def _differs(found: Tensor | None, expected: Tensor | None) -> bool:
