@@ -13,6 +13,7 @@ from torch.distributions.transforms import _InverseTransform
 from torch.nn.modules.batchnorm import _NormBase
 
 from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional.layers import layers
 
 
 class Buffers:
@@ -69,11 +70,9 @@ class Buffers:
 def transform_modules(trace: Trace) -> Iterator[nn.Module]:
     """The modules among the transforms of a trace's distributions."""
     for site in trace.nodes.values():
-        fn: Any = site["fn"] if site["type"] == "sample" else None
-        while fn is not None:
+        for fn in layers(site["fn"]) if site["type"] == "sample" else ():
             for transform in getattr(fn, "transforms", ()):
                 yield from _modules_of(transform)
-            fn = getattr(fn, "base_dist", None)
 
 
 def _modules_of(transform: Any) -> Iterator[nn.Module]:

@@ -18,6 +18,7 @@ from torch.distributions import Independent
 from pyrometa import nest
 from pyrometa.errors import ReachError, UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes, leaf_ids, node_leaf_ids
+from pyrometa.functional.layers import layers
 from pyrometa.functional.recorder import SideRun, root_module
 from pyrometa.types import Data
 
@@ -192,10 +193,7 @@ def _held_sites(module: nn.Module) -> Iterable[str]:
 
 def _is_data(site: Any) -> bool:
     """Whether a site is observed, and not a value that ``pyro.deterministic`` or a reparameterisation computed."""
-    fn = site.get("fn")
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return bool(site.get("is_observed")) and not isinstance(fn, Delta)
+    return bool(site.get("is_observed")) and not any(isinstance(fn, Delta) for fn in layers(site["fn"]))
 
 
 def _plates(site: Any) -> Iterable[Any]:

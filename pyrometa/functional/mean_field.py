@@ -14,6 +14,8 @@ from pyro.distributions import Delta
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
+from pyrometa.functional.layers import layers
+
 
 def mean_field_elbo(guide: Trace) -> Trace_ELBO:
     """``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where that would forget a Jacobian."""
@@ -38,6 +40,5 @@ def forgotten_jacobians(guide: Trace) -> list[str]:
 
 
 def _has_density(fn: Any) -> bool:
-    while not isinstance(fn, Delta) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, Delta) and bool(fn.log_density.requires_grad or fn.log_density.any())
+    deltas = (layer for layer in layers(fn) if isinstance(layer, Delta))
+    return any(bool(delta.log_density.requires_grad or delta.log_density.any()) for delta in deltas)
