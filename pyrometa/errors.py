@@ -1,6 +1,16 @@
-"""Exceptions that carry more than a message."""
+"""Exceptions that carry more than a message, and what others say in a line."""
 
 from __future__ import annotations
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message."""
+    return str(error).strip().partition("\n")[0]
+
+
+def in_short(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class NotInitialisedError(RuntimeError, ValueError):

@@ -15,7 +15,7 @@ from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
 from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import agree
-from pyrometa.errors import UnsupportedProgramError
+from pyrometa.errors import UnsupportedProgramError, in_short
 from pyrometa.functional import Fingerprint
 from pyrometa.nest import Same
 from pyrometa.types import TaskBatch
@@ -121,8 +121,9 @@ def _recorded(
     try:
         made = record(problem, batch, work, plan, compiled=compiled)
     except Exception as error:  # whatever torch or the program raises is the reason
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise UnsupportedProgramError(f"this program can't be recorded: {reason}; use Engine(record=False)") from error
+        raise UnsupportedProgramError(
+            f"this program can't be recorded: {in_short(error)}; use Engine(record=False)"
+        ) from error
     if not (draws_its_own or _says(made, problem, batch, expected)):
         raise UnsupportedProgramError(
             "this program can't be recorded: replayed it gives other numbers; use Engine(record=False)"

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
-from pyrometa.errors import UnsupportedProgramError
+from pyrometa.errors import UnsupportedProgramError, in_short
 from pyrometa.inner import Order, adapt, all_finite
 from pyrometa.types import TaskBatch
 
@@ -41,7 +41,7 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
         except UnsupportedProgramError as error:
             return str(error)
         except Exception as error:  # whatever vmap or the program raises is the reason
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            return in_short(error)
     total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
     if draws_its_own or not all_finite(total):
         return None

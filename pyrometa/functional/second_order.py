@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pyrometa.errors import UnsupportedProgramError
+from pyrometa.errors import UnsupportedProgramError, first_line
 from pyrometa.functional import guards
 from pyrometa.functional.graph import graph_nodes
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
@@ -186,7 +186,7 @@ class _Proof:
         except RuntimeError as error:
             if self._precision.double:  # it may be the precision's fault
                 raise
-            raise _NoDerivativeError(_reason(error)) from error
+            raise _NoDerivativeError(first_line(error)) from error
 
     def _loss(self, values: Mapping[str, Tensor]) -> Tensor:
         return self._program.loss(values, self._data)
@@ -242,11 +242,7 @@ def _derivative(gradient: Sequence[Tensor], weights: Sequence[Tensor], inputs: S
     except NotPromotableError:
         raise
     except RuntimeError as error:
-        raise _NoSecondDerivativeError(_reason(error)) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    return str(error).strip().splitlines()[0]
+        raise _NoSecondDerivativeError(first_line(error)) from error
 
 
 def _each(change: Callable[[Any], Any], nest: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pyrometa.errors import NonFiniteError, UnsupportedProgramError
+from pyrometa.errors import NonFiniteError, UnsupportedProgramError, first_line
 from pyrometa.inner.finite import all_finite
 from pyrometa.types import Params
 
@@ -127,11 +127,10 @@ def _naming_backward() -> Iterator[None]:
         backward = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "backward"]
         if not backward:
             raise
-        reason = str(error).strip().splitlines()[0]
         raise UnsupportedProgramError(
-            f"the backward pass at {backward[-1].filename}:{backward[-1].lineno} fails on fast weights ({reason}): "
-            "a backward pass must not read parameters from its module, which holds fast weights only while the loss is "
-            "computed; use another transform, or steps=0"
+            f"the backward pass at {backward[-1].filename}:{backward[-1].lineno} fails on fast weights "
+            f"({first_line(error)}): a backward pass must not read parameters from its module, which holds fast "
+            "weights only while the loss is computed; use another transform, or steps=0"
         ) from error
 
 

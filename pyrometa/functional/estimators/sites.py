@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyrometa.errors import UnsupportedProgramError
+from pyrometa.errors import UnsupportedProgramError, first_line
 
 
 @contextmanager
@@ -23,8 +23,9 @@ def naming_sites() -> Iterator[None]:
         site = _site(error)
         if site is None:
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise UnsupportedProgramError(f"site {site['name']!r} ({type(site['fn']).__name__}): {reason}") from error
+        raise UnsupportedProgramError(
+            f"site {site['name']!r} ({type(site['fn']).__name__}): {first_line(error)}"
+        ) from error
 
 
 def _site(error: BaseException) -> Any:
