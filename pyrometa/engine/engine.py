@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.padding import NotPaddableError, fewest_rows, in_short, most_padded, padded
+from pyrometa.engine.padding import NotPaddableError, fewest_rows, most_padded, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
@@ -21,7 +21,7 @@ from pyrometa.engine.recorder import Recorder
 from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import trial
 from pyrometa.engine.works import FastWeights, Scores
-from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
+from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError, in_short
 from pyrometa.functional import Program
 from pyrometa.inner import Order, all_finite
 from pyrometa.nest import Same
@@ -71,7 +71,7 @@ class Engine:
     _unpaddable: WeakKeyDictionary[Program, str] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
-    _fewest: WeakKeyDictionary[Program, dict[Any, tuple[int, int]]] = field(
+    _fewest: WeakKeyDictionary[Program, dict[Any, tuple[int, int] | None]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
     _recorders: WeakKeyDictionary[Program, Recorder] = field(
@@ -196,26 +196,13 @@ class Engine:
             return None
         plans = self._plans.setdefault(problem.program, {})
         key = (layout(tasks), Same(problem.rule), problem.adapted, problem.steps, work.order)
-        if anew or key not in plans:
+        seen = self._fewest.setdefault(problem.program, {})
+        fewest = fewest_rows(tasks, seen.get(key))
+        covered = fewest == seen.get(key)
+        if anew or key not in plans or not (covered or _holds(problem, tasks, work.order, plans[key])):
             plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
-        elif not self._covers(problem, tasks, key):
-            plan = plans[key]
-            if plan is not None and trial(problem, most_padded(tasks), work.order, plan) is not None:
-                plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
-        self._note(problem, tasks, key)
+        seen[key] = fewest
         return plans[key]
-
-    def _covers(self, problem: Problem, tasks: TaskBatch, key: Any) -> bool:
-        """Whether a trial has seen as much padding as these tasks have."""
-        rows, seen = fewest_rows(tasks), self._fewest.get(problem.program, {}).get(key)
-        return rows is None or (seen is not None and seen[0] <= rows[0] and seen[1] <= rows[1])
-
-    def _note(self, problem: Problem, tasks: TaskBatch, key: Any) -> None:
-        rows = fewest_rows(tasks)
-        if rows is not None:
-            fewest = self._fewest.setdefault(problem.program, {})
-            seen = fewest.get(key, rows)
-            fewest[key] = min(seen[0], rows[0]), min(seen[1], rows[1])
 
     def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
         reason = problem.program.refuses_batches()
@@ -237,6 +224,11 @@ class Engine:
         if warn:
             self._fall_back(str(reason), "run one by one")
         return None
+
+
+def _holds(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan | None) -> bool:
+    """Whether a plan gives the reference's numbers on these tasks; that there is none holds."""
+    return plan is None or trial(problem, most_padded(tasks), order, plan) is None
 
 
 def _one_by_one(problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:

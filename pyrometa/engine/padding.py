@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.errors import in_short
 from pyrometa.functional import Program
 from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
 
 
 class NotPaddableError(Exception):
     """The tasks can't be brought to one shape, or rows can't be left out of the loss; the message says why."""
-
-
-def in_short(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
@@ -47,11 +43,10 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     ]
 
 
-def fewest_rows(tasks: TaskBatch) -> tuple[int, int] | None:
-    """The least rows of a support and of a query set among padded tasks; None where no task is padded."""
-    if not tasks.unpadded:
-        return None
-    return min(_rows(task.support) for task in tasks.unpadded), min(_rows(task.query) for task in tasks.unpadded)
+def fewest_rows(tasks: TaskBatch, before: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """The least rows of a support and of a query set among padded tasks and those before; None for none."""
+    sets = [(_rows(task.support), _rows(task.query)) for task in tasks.unpadded] + ([before] if before else [])
+    return (min(support for support, _ in sets), min(query for _, query in sets)) if sets else None
 
 
 def most_padded(tasks: TaskBatch) -> TaskBatch:
