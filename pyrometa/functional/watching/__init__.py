@@ -1,7 +1,9 @@
 """What the code of a program can read: by kind of value, by name in the code, and what can't be watched at all."""
 
+from pyrometa.functional.watching.classes import slots
 from pyrometa.functional.watching.code import names_of
-from pyrometa.functional.watching.kinds import PLAIN, Parts, Value, kind_of, slots
+from pyrometa.functional.watching.kinds import kind_of
 from pyrometa.functional.watching.outside import is_foreign
+from pyrometa.functional.watching.parts import PLAIN, Parts, Value
 
 __all__ = ["PLAIN", "Parts", "Value", "is_foreign", "kind_of", "names_of", "slots"]

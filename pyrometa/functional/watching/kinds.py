@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import array
 import collections
-import datetime
 import functools
 import logging
 import pickle
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from pyrometa.functional.watching.classes import (
+    DESCRIPTORS,
+    ClassOf,
+    attributes,
+    class_of_object,
+    instance,
+    own_classes,
+    slots,
+    watched_class,
+)
 from pyrometa.functional.watching.code import globals_read
 from pyrometa.functional.watching.outside import (
-    LIBRARIES,
-    NOW,
     module_of,
     named_in_its_module,
     outside,
@@ -32,70 +37,10 @@ from pyrometa.functional.watching.outside import (
     root,
     trusted,
 )
+from pyrometa.functional.watching.parts import PLAIN, Parts, Value, no_parts, of_parts
 
-PLAIN = frozenset({
-    bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, torch.dtype,
-    torch.device, torch.layout, torch.memory_format, torch.Size,
-})  # fmt: skip
-"""Types, and not those derived from them, whose objects never change and say all that they are when compared."""
-
-_NOT_READ = ("plates", "init_loc_fn", "_model")  # an autoguide makes the first in every run, and is done with the rest
-_CACHES = ("_inv", "_cached_x_y")  # of a transform: made as it is used
-_CONSTRUCTION = frozenset({
-    "__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__del__", "__reduce__",
-    "__reduce_ex__", "__getstate__", "__setstate__", "__repr__", "__class_getitem__", "__getnewargs__",
-})  # fmt: skip
-_DESCRIPTORS = (
-    types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
-    types.GetSetDescriptorType, types.MemberDescriptorType,
-)  # fmt: skip
-_NONE: Mapping[str, Any] = types.MappingProxyType({})
-_ENTRIES = frozenset({"condition", "forward"})  # which we, or torch, call by name
 _BARE = frozenset({dict, list, tuple, set, frozenset, collections.OrderedDict, collections.deque})
 _LRU = type(functools.lru_cache(lambda: None))
-
-
-def _once(make: Callable[[type], Any]) -> Callable[[type], Any]:
-    """A function of classes that is called once for each, for as long as the class lives."""
-    known: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
-
-    def found(kind: type) -> Any:
-        try:
-            return known[kind]
-        except KeyError:
-            return known.setdefault(kind, make(kind))
-
-    return found
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A value that is what its parts are.
-
-    Attributes:
-        named: the parts, by name.
-        flat: a list that holds the same objects for as long as the parts are the same.
-        tag: what else is compared of the value, its type or its identity.
-        later: parts that count only if some code names them, by that name.
-    """
-
-    named: Callable[[Any], list[tuple[str, Any]]]
-    flat: Callable[[Any], list[Any]]
-    tag: Any
-    later: Callable[[Any], list[tuple[str, Any]]] | None = None
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value that is compared by a copy of what it holds.
-
-    Attributes:
-        copied: the copy.
-        tag: what else is compared of the value, its type or its identity.
-    """
-
-    copied: Callable[[Any], Any]
-    tag: Any
 
 
 def kind_of(value: Any, path: str) -> Parts | Value | None:
@@ -111,10 +56,6 @@ def kind_of(value: Any, path: str) -> Parts | Value | None:
         if isinstance(value, types_):
             return make(value, path)
     return _object(value, path)
-
-
-def _of(named: Callable[[Any], list[tuple[str, Any]]], value: Any, **more: Any) -> Parts:
-    return Parts(named, lambda v: [part for _, part in named(v)], type(value), **more)
 
 
 def _opaque(value: Any, path: str) -> None:
@@ -142,7 +83,7 @@ def _sequence(value: Any, path: str) -> Parts:
 def _extra(container: Any) -> list[tuple[str, Any]]:
     """What a subclass of a container adds to it."""
     if type(container).__module__ not in ("builtins", "collections"):
-        return _attributes(container)
+        return attributes(container)
     return [("default_factory", container.default_factory)] if hasattr(container, "default_factory") else []
 
 
@@ -151,17 +92,17 @@ def _state(container: Any) -> list[Any]:
 
 
 def _partial(value: functools.partial[Any], path: str) -> Parts:
-    return _of(lambda v: [("func", v.func), ("args", v.args), ("keywords", v.keywords)], value)
+    return of_parts(lambda v: [("func", v.func), ("args", v.args), ("keywords", v.keywords)], value)
 
 
 def _bound(value: Any, path: str) -> Parts:
-    return _of(lambda v: [("self", v.__self__), (v.__name__, v.__func__)], value)
+    return of_parts(lambda v: [("self", v.__self__), (v.__name__, v.__func__)], value)
 
 
 def _builtin(value: Any, path: str) -> Parts | None:
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, types.ModuleType | type):
-        return _of(lambda v: [("self", v.__self__)], value)
+        return of_parts(lambda v: [("self", v.__self__)], value)
     if not (trusted(value) or trusted(owner)):
         refuse(path, f"the compiled function {module_of(value)}.{value.__name__}")
     return None
@@ -169,8 +110,8 @@ def _builtin(value: Any, path: str) -> Parts | None:
 
 def _function(value: types.FunctionType, path: str) -> Parts | None:
     if trusted(value):
-        return None if named_in_its_module(value) else _of(_wrapper_parts, value)
-    return _of(_function_parts, value)
+        return None if named_in_its_module(value) else of_parts(_wrapper_parts, value)
+    return of_parts(_function_parts, value)
 
 
 def _wrapper_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
@@ -194,7 +135,7 @@ def _function_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
 
 def _cached(value: Any, path: str) -> Parts:
     """A function that remembers its results, of which there may be fewer after a ``cache_clear``."""
-    return _of(lambda v: [("__wrapped__", v.__wrapped__), ("misses", v.cache_info().misses)], value)
+    return of_parts(lambda v: [("__wrapped__", v.__wrapped__), ("misses", v.cache_info().misses)], value)
 
 
 def _descriptor(value: Any, path: str) -> Parts:
@@ -202,123 +143,23 @@ def _descriptor(value: Any, path: str) -> Parts:
         names = ("fget", "__func__", "func", "args", "keywords")
         return [(name, getattr(v, name)) for name in names if hasattr(v, name)]
 
-    return _of(named, value)
-
-
-@dataclass(frozen=True)
-class ClassOf:
-    """A class as what its objects read of it, which is not how they were made."""
-
-    kind: type
-
-
-_class_of = _once(ClassOf)
-
-
-def _class(value: type, path: str) -> Parts | None:
-    """A class that code names: it may be called, so its construction counts as well."""
-    if issubclass(value, datetime.date):
-        return Parts(_no_parts, _no_parts, id(value), lambda v: [(name, getattr(v, name, None)) for name in NOW])
-    if trusted(value):
-        return None
-    return Parts(lambda v: _class_parts(v, called=True), _class_flat, id(value), _methods)
-
-
-def _class_of_object(value: ClassOf, path: str) -> Parts:
-    def named(v: ClassOf) -> list[tuple[str, Any]]:
-        return _class_parts(v.kind, called=False)
-
-    return Parts(named, lambda v: _class_flat(v.kind), id(value), lambda v: _methods(v.kind))
-
-
-def _class_flat(kind: type) -> list[Any]:
-    return [found for base in _own_classes(kind) for found in (*vars(base), *vars(base).values())]
-
-
-def _own_classes(kind: type) -> list[type]:
-    return [base for base in kind.__mro__ if not trusted(base)]
-
-
-def _class_parts(kind: type, *, called: bool) -> list[tuple[str, Any]]:
-    """Attributes, the methods that Python calls by itself, and those that a library may call, knowing their names."""
-    found = [member for base in _own_classes(kind) for member in vars(base).items()]
-    data = [(name, v) for name, v in found if not _is_method(v) and not _is_dunder(name) and name != "_abc_impl"]
-    known = {name for base in kind.__mro__ if trusted(base) for name in vars(base)} | _ENTRIES
-    dunders = _CONSTRUCTION if called else frozenset()
-    methods = [
-        (f"{name}()", v)
-        for name, v in found
-        if _is_method(v) and (name in dunders or (name not in _CONSTRUCTION and (name in known or _is_dunder(name))))
-    ]
-    meta = [] if trusted(type(kind)) else [("__class__", _class_of(type(kind)))]
-    return [*(member for member in data if not isinstance(member[1], _DESCRIPTORS)), *methods, *meta]
-
-
-def _is_method(value: Any) -> bool:
-    return isinstance(value, types.FunctionType | property | staticmethod | classmethod | functools.cached_property)
-
-
-def _is_dunder(name: str) -> bool:
-    return name.startswith("__") and name.endswith("__")
-
-
-def _methods(kind: type) -> list[tuple[str, Any]]:
-    return [(name, v) for base in _own_classes(kind) for name, v in vars(base).items() if _is_method(v)]
+    return of_parts(named, value)
 
 
 def _module(value: types.ModuleType, path: str) -> Parts | None:
     """A module that code takes up whole: what of it is read, only the names in the code can tell."""
-    return Parts(_no_parts, _no_parts, id(value), lambda v: list(vars(v).items()))
-
-
-def _no_parts(value: Any) -> list[Any]:
-    return []
+    return Parts(no_parts, no_parts, id(value), lambda v: list(vars(v).items()))
 
 
 def _weak(value: weakref.ref[Any], path: str) -> Parts:
-    return _of(lambda v: [("()", v())], value)
-
-
-def _instance(value: Any) -> Parts:
-    return Parts(_attributes, _attributes_flat, type(value))
-
-
-def _attributes_flat(value: Any) -> list[Any]:
-    kind = type(value)
-    held = getattr(value, "__dict__", _NONE)
-    return [kind, *held, *held.values(), *[getattr(value, name, None) for name in slots(kind)]]
-
-
-def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """What an object's dictionary, slots and class hold, without what Pyro and torch make anew in every run."""
-    passing, kind = _passing(value), type(value)
-    held = [(name, v) for name, v in getattr(value, "__dict__", _NONE).items() if name not in passing]
-    held += [(name, getattr(value, name)) for name in slots(kind) if hasattr(value, name)]
-    return held if not _own_classes(kind) else [*held, ("__class__", _class_of(kind))]
-
-
-def _passing(value: Any) -> tuple[str, ...]:
-    if isinstance(value, AutoGuide) and root(type(value).__module__) in LIBRARIES:
-        return ("_pyro_context", *_NOT_READ)
-    if isinstance(value, AutoGuide):
-        return ("_pyro_context", *_NOT_READ[:2])
-    if isinstance(value, torch.distributions.Transform):
-        return _CACHES
-    return ("_pyro_context",) if isinstance(value, nn.Module) else ()
-
-
-@_once
-def slots(kind: type) -> tuple[str, ...]:
-    """Names of the slots of a class and of those it derives from."""
-    members = ((name, v) for base in kind.__mro__ for name, v in vars(base).items())
-    return tuple(name for name, v in members if isinstance(v, types.MemberDescriptorType) and not _is_dunder(name))
+    return of_parts(lambda v: [("()", v())], value)
 
 
 def _array(value: np.ndarray[Any, Any], path: str) -> Parts | Value | None:
     if type(value) not in (np.ndarray, np.memmap):
         return _object(value, path)
     if value.dtype.hasobject:
-        return _of(lambda v: [(f"[{i}]", item) for i, item in enumerate(v.ravel().tolist())], value)
+        return of_parts(lambda v: [(f"[{i}]", item) for i, item in enumerate(v.ravel().tolist())], value)
     return Value(lambda v: (v.shape, v.dtype, v.tobytes()), id(value))
 
 
@@ -334,11 +175,11 @@ def _object(value: Any, path: str) -> Parts | Value | None:
     if isinstance(value, Iterator):
         refuse(path, f"an iterator ({kind.__name__})")
     if root(kind.__module__) != "pandas" and not _has_more(kind):
-        return _instance(value)
+        return instance(value)
     plain = next((base for base in kind.__mro__ if base in PLAIN), None)
-    if plain is not None and _own_classes(kind):
-        return _of(lambda v: [("value", plain(v)), *_attributes(v)], value)
-    if _own_classes(kind):
+    if plain is not None and own_classes(kind):
+        return of_parts(lambda v: [("value", plain(v)), *attributes(v)], value)
+    if own_classes(kind):
         refuse(path, _unknown(value))
     return _pickled(value, path)
 
@@ -384,10 +225,10 @@ def _bits(value: Tensor) -> bytes:
 
 _KINDS: tuple[tuple[Any, Callable[[Any, str], Parts | Value | None]], ...] = (
     (Tensor, _tensor),
-    (type, _class),
-    (nn.Module, lambda value, path: _instance(value)),
-    (ClassOf, _class_of_object),
-    ((types.CodeType, types.GenericAlias, Trace, torch.jit.ScriptFunction, logging.Logger, *_DESCRIPTORS), _opaque),
+    (type, watched_class),
+    (nn.Module, lambda value, path: instance(value)),
+    (ClassOf, class_of_object),
+    ((types.CodeType, types.GenericAlias, Trace, torch.jit.ScriptFunction, logging.Logger, *DESCRIPTORS), _opaque),
     (types.FunctionType, _function),
     (types.MethodType, _bound),
     (types.BuiltinFunctionType | types.MethodWrapperType, _builtin),

@@ -1,0 +1,55 @@
+"""The two ways to watch a value: by the identity of its parts, or by a copy of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+PLAIN = frozenset({
+    bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, torch.dtype,
+    torch.device, torch.layout, torch.memory_format, torch.Size,
+})  # fmt: skip
+"""Types, and not those derived from them, whose objects never change and say all that they are when compared."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A value that is what its parts are.
+
+    Attributes:
+        named: the parts, by name.
+        flat: a list that holds the same objects for as long as the parts are the same.
+        tag: what else is compared of the value, its type or its identity.
+        later: parts that count only if some code names them, by that name.
+    """
+
+    named: Callable[[Any], list[tuple[str, Any]]]
+    flat: Callable[[Any], list[Any]]
+    tag: Any
+    later: Callable[[Any], list[tuple[str, Any]]] | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value that is compared by a copy of what it holds.
+
+    Attributes:
+        copied: the copy.
+        tag: what else is compared of the value, its type or its identity.
+    """
+
+    copied: Callable[[Any], Any]
+    tag: Any
+
+
+def of_parts(named: Callable[[Any], list[tuple[str, Any]]], value: Any, **more: Any) -> Parts:
+    """A value of named parts, which are listed anew at each look."""
+    return Parts(named, lambda v: [part for _, part in named(v)], type(value), **more)
+
+
+def no_parts(value: Any) -> list[Any]:
+    """The parts of what has none."""
+    return []
