@@ -81,6 +81,10 @@ ROWS = {
     "AutoGuideList": Row(parts),
     "AutoStructured": Row(lambda: structured(loc="mvn", scale="normal")),
     "AutoStructured, delta": Row(lambda: structured(loc="normal", scale="delta")),
+    "AutoNormalMessenger": Row(lambda: autoguide.AutoNormalMessenger(normal)),
+    "AutoHierarchicalNormalMessenger": Row(
+        lambda: autoguide.AutoHierarchicalNormalMessenger(normal, hierarchical_sites=["scale"])
+    ),
     # Pyro adds up its precision by scatter_add_, which vmap can't batch
     "AutoGaussian": Row(lambda: autoguide.AutoGaussian(normal), vectorize=False),
 }

@@ -12,6 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBO
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -29,9 +30,20 @@ def traces(
             elbo._guess_max_plate_nesting(model, guide, args, kwargs)
         model, guide = elbo._vectorized_num_particles(model), elbo._vectorized_num_particles(guide)
     for _ in range(1 if elbo.vectorize_particles else elbo.num_particles):
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        model_trace, guide_trace = _pair(model, guide, args, kwargs)
         yield prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+
+def _pair(
+    model: Callable[..., Any], guide: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Trace, Trace]:
+    """Model and guide traces of one run; a guide that is a messenger, as Pyro's ``AutoNormalMessenger``, makes both."""
+    messenger = poutine.unwrap(guide)
+    if isinstance(messenger, GuideMessenger):
+        guide(*args, **kwargs)
+        return messenger.get_traces()
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs), guide_trace
 
 
 def average(elbo: ELBO, totals: Iterator[Tensor]) -> Tensor:
