@@ -1,5 +1,8 @@
 """Whatever distribution a guide draws from: vectorised over tasks, one by one with a reason, or refused by name."""
 
+import re
+import warnings
+
 import meta_cases
 import pyro
 import pyro.distributions as dist
@@ -88,7 +91,7 @@ AFRESH = {
     "StudentT in its degrees of freedom": lambda a: dist.StudentT(4.0 + a, a, a.exp()),
     "MultivariateStudentT": lambda a: dist.MultivariateStudentT(number(5.0), several(a), diagonal(a)),
 }
-ONE_BY_ONE = {
+AWKWARD = {
     "Beta": lambda a: dist.Beta(a.exp(), 1.0 + a.exp()),
     "AffineBeta": lambda a: dist.AffineBeta(a.exp(), a.exp(), number(-4.0), number(9.0)),
     "Dirichlet": lambda a: dist.Dirichlet(several(a.exp())),
@@ -106,9 +109,16 @@ ONE_BY_ONE = {
 ONCE = {
     **{name: AFRESH[name] for name in ("Gamma", "InverseGamma", "Chi2", "FisherSnedecor")},
     "StudentT": AFRESH["StudentT in its degrees of freedom"],
-    **{name: ONE_BY_ONE[name] for name in ("Beta", "AffineBeta", "Dirichlet")},
+    **{name: AWKWARD[name] for name in ("Beta", "AffineBeta", "Dirichlet")},
 }
 TWICE = ("Gamma in its rate", "StudentT", "MultivariateStudentT")
+
+
+class ReadsItsValue(dist.Normal):
+    """A distribution that no vmap can run."""
+
+    def rsample(self, sample_shape=()):
+        return super().rsample(sample_shape) + 0 * self.loc.item()
 
 
 def case_of(make):
@@ -178,14 +188,25 @@ def test_draws_made_afresh_differ_by_task(name):
     assert len(losses.unique()) > 1
 
 
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_one_by_one_with_a_warning_that_names_the_site(name):
-    case = case_of(ONE_BY_ONE[name])
-    with pytest.warns(pm.LoopWarning, match=rf"one by one.*site 'w' \({name}\): \w") as caught:
+def test_a_draw_that_reads_a_value_runs_one_by_one_with_a_warning_that_names_the_site():
+    case = case_of(lambda a: ReadsItsValue(a, a.exp()))
+    with pytest.warns(pm.LoopWarning, match=r"one by one.*site 'w' \(ReadsItsValue\): \w") as caught:
         assert_same(case, pm.Engine(), FIRST)
     assert len(caught) == 1
-    with pytest.raises(pm.UnsupportedProgramError, match=rf"site 'w' \({name}\)"):
+    with pytest.raises(pm.UnsupportedProgramError, match=r"site 'w' \(ReadsItsValue\)"):
         gradients(case, TOGETHER, FIRST)
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_side_by_side_or_one_by_one_with_a_warning_that_names_the_site(name):
+    case = case_of(AWKWARD[name])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_same(case, pm.Engine(), FIRST)
+    for warning in caught:
+        assert warning.category is pm.LoopWarning
+        assert re.search(rf"one by one.*site 'w' \({name}\): \w", str(warning.message), re.DOTALL)
+    assert len(caught) <= 1
 
 
 @pytest.mark.parametrize("name", ONCE)
