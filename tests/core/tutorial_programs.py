@@ -61,7 +61,7 @@ class BayesianRegression(PyroModule):
 
 def countries():
     """Columns such as those of the rugged data: whether in Africa, ruggedness, and log GDP."""
-    africa, rugged = torch.rand(TASKS, 12).lt(0.4).float(), torch.rand(TASKS, 12)
+    africa, rugged = torch.rand(TASKS, 12).lt(0.4).to(torch.get_default_dtype()), torch.rand(TASKS, 12)
     return africa, rugged, 9 - 1.8 * africa - 0.2 * rugged + 0.5 * africa * rugged + 0.3 * torch.randn(TASKS, 12)
 
 

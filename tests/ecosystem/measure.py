@@ -9,8 +9,6 @@ from row import Program, Row
 
 import pyrometa as pm
 
-STEP, WITHIN = 1e-5, 1e-5  # of the central difference; its rounding is about 1e-11 of the loss over STEP
-
 
 @dataclass(frozen=True)
 class Result:
@@ -20,10 +18,11 @@ class Result:
     outcome: str
     why: str = ""
     error: float | None = None
+    within: float = 0.0
 
     @property
     def passed(self) -> bool:
-        return self.outcome == self.row.outcome and (self.error is None or self.error <= WITHIN)
+        return self.outcome == self.row.outcome and (self.error is None or self.error <= self.within)
 
 
 def measure(row: Row) -> Result:
@@ -45,7 +44,7 @@ def _second_order(row: Row) -> Result:
 
 def _first_order(row: Row, why: str) -> Result:
     ran = _ran(row, first_order=True)
-    return Result(row, f"first order, {ran.outcome}", f"{why} {ran.why}".strip(), ran.error)
+    return Result(row, f"first order, {ran.outcome}", f"{why} {ran.why}".strip(), ran.error, ran.within)
 
 
 def _ran(row: Row, first_order: bool) -> Result:
@@ -58,7 +57,7 @@ def _ran(row: Row, first_order: bool) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         error = gradient_error(row, first_order) if program.pathwise else None
-    return Result(row, "loop" if reasons else "side by side", " ".join(reasons), error)
+    return Result(row, "loop" if reasons else "side by side", " ".join(reasons), error, program.within)
 
 
 def _fresh(row: Row) -> Program:
@@ -102,7 +101,7 @@ def gradient_error(row: Row, first_order: bool) -> float:
         _move(leaves, direction, -distance)
         return loss
 
-    difference = (loss_at(STEP) - loss_at(-STEP)) / (2 * STEP)
+    difference = (loss_at(program.distance) - loss_at(-program.distance)) / (2 * program.distance)
     return abs(slope - difference) / max(abs(slope), abs(difference), 1e-8)
 
 

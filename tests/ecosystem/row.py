@@ -22,6 +22,8 @@ class Program:
     lr: float = 1e-3
     kwargs: dict[str, Any] | None = None
     pathwise: bool = True  # False: a draw has no reparameterisation, so no difference under one seed is its gradient
+    distance: float = 1e-5  # of the central difference: rounding is about 1e-11 of the loss over it
+    within: float = 1e-5  # the relative error that passes
 
 
 @dataclass(frozen=True)

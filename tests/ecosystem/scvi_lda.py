@@ -21,5 +21,10 @@ def _lda(frozen):
 
 ROWS = [
     Row("AmortizedLDA", _lda(False), "refused", "`.eval()` on the encoder's BatchNorm, as in the next row"),
-    Row("AmortizedLDA, normalisation in eval mode", _lda(True)),
+    Row(
+        "AmortizedLDA, normalisation in eval mode",
+        _lda(True),
+        "loop",
+        "the model reads its largest library as a number",
+    ),
 ]

@@ -38,17 +38,33 @@ class Density(Fitted):
         pass
 
 
-def _posterior(make):
+class Sized(ZukoToPyro):
+    """The bridge for zuko's Mixture: Pyro's plate expands by a list, where it wants a ``torch.Size``."""
+
+    def expand(self, batch_shape, *args):
+        return Sized(self.dist.expand(torch.Size(batch_shape)))
+
+
+class Mixed(Density):
+    """The density for zuko's Mixture."""
+
+    def model(self, x):
+        pyro.module("flow", self.flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", Sized(self.flow()), obs=x)
+
+
+def _posterior(make, **options):
     def build():
         program = Fitted(make(2, 2))
-        return Program(program.model, program.guide, torch.randn(3, 5, 2), torch.randn(3, 4, 2))
+        return Program(program.model, program.guide, torch.randn(3, 5, 2), torch.randn(3, 4, 2), **options)
 
     return build
 
 
-def _density(make):
+def _density(make, kind=Density):
     def build():
-        program = Density(make(2, 0))
+        program = kind(make(2, 0))
         return Program(program.model, program.guide, torch.randn(3, 5, 2), torch.randn(3, 4, 2), adapt="model")
 
     return build
@@ -73,20 +89,34 @@ FLOWS = {
     "CNF": _made("CNF", hidden_features=(4,)),
     "GMM": lambda features, context: zuko.flows.GMM(features, context, components=2, hidden_features=(4,)),
 }
-SECOND = "first order, side by side"
-LOOP = "first order, loop"
-POSTERIOR = {
-    "SOSPF": LOOP,
-    "BPF": SECOND,
-    "GF": SECOND,
-    "NAF": "refused",
-    "UNAF": SECOND,
-    "CNF": SECOND,
-    "GMM": "refused",
+FIRST_LOOP = "first order, loop"
+AGAIN = "its backward pass calls the network again, which has no fast weights by then: MAF or NSF instead"
+INVERTED = {"distance": 1e-2, "within": 5e-4}  # draws are bisected to 1e-6, so that the loss is a staircase
+POSTERIORS = {
+    **dict.fromkeys(("SOSPF", "BPF", "GF"), (FIRST_LOOP, INVERTED, "")),
+    **{name: ("refused", {}, AGAIN) for name in ("NAF", "UNAF", "CNF")},
+    "GMM": ("first order, side by side", {"pathwise": False}, ""),
 }
-DENSITY = {"SOSPF": SECOND, "UNAF": SECOND, "CNF": SECOND}
+DENSITIES = {
+    "SOSPF": (FIRST_LOOP, Density, ""),
+    **dict.fromkeys(("BPF", "GF", "NAF"), ("loop", Density, "")),
+    **dict.fromkeys(("UNAF", "CNF"), ("refused", Density, AGAIN)),
+    "GMM": (
+        "side by side",
+        Mixed,
+        "a `ZukoToPyro` whose `expand` makes a `torch.Size` of the list that Pyro's plate passes",
+    ),
+}
 
-ROWS = [
-    *(Row(f"{name}, posterior", _posterior(make), POSTERIOR.get(name, "side by side")) for name, make in FLOWS.items()),
-    *(Row(f"{name}, density", _density(make), DENSITY.get(name, "side by side")) for name, make in FLOWS.items()),
-]
+
+def _posterior_row(name):
+    outcome, options, change = POSTERIORS.get(name, ("side by side", {}, ""))
+    return Row(f"{name}, posterior", _posterior(FLOWS[name], **options), outcome, change)
+
+
+def _density_row(name):
+    outcome, kind, change = DENSITIES.get(name, ("side by side", Density, ""))
+    return Row(f"{name}, density", _density(FLOWS[name], kind), outcome, change)
+
+
+ROWS = [*map(_posterior_row, FLOWS), *map(_density_row, FLOWS)]
