@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow test-ecosystem test-newest lint format docs bench clean
+.PHONY: setup demo test test-slow test-ecosystem test-newest test-oldest lint format docs bench clean
 
 setup: .venv/.done
 
@@ -35,13 +35,22 @@ test-ecosystem: .venv-ecosystem/.done
 	$(UV) pip install --quiet --python .venv-ecosystem --no-deps tyxe==0.0.2
 	@touch $@
 
-# The test suite on what `pip install` gives today: the development pins are set aside.
+# The test suite on what `pip install` gives today, and on the oldest versions that pyproject.toml admits.
 test-newest: | $(UV)
-	$(UV) venv --quiet --clear --python 3.11 .venv-newest
-	mkdir -p .venv-newest/project && sed '/^constraint-dependencies/d' pyproject.toml > .venv-newest/project/pyproject.toml
-	cp -r pyrometa README.md LICENSE .venv-newest/project/
-	cd .venv-newest/project && UV_PROJECT_ENVIRONMENT=../ $(abspath $(UV)) sync --quiet --all-extras --no-install-project
-	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-newest/bin/python -m pytest -n auto
+	$(call unpinned,newest,3.11,highest)
+
+test-oldest: | $(UV)
+	$(call unpinned,oldest,3.10,lowest-direct,-W ignore::DeprecationWarning)
+
+# $(call unpinned,NAME,PYTHON,RESOLUTION,OPTIONS): the tests in an environment of their own, without the pins of development.
+define unpinned
+	$(UV) venv --quiet --clear --python $(2) .venv-$(1)
+	mkdir -p .venv-$(1)/project && sed '/^constraint-dependencies/,/^]/d' pyproject.toml > .venv-$(1)/project/pyproject.toml
+	cp -r pyrometa README.md LICENSE .venv-$(1)/project/
+	cd .venv-$(1)/project && UV_PROJECT_ENVIRONMENT=../ $(abspath $(UV)) sync --quiet --resolution $(3) \
+		--all-extras --no-default-groups --group test --no-install-project
+	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-$(1)/bin/python -m pytest -n auto $(4)
+endef
 
 lint: setup
 	$(RUN) ruff check .
@@ -67,4 +76,4 @@ bench: setup
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 
 clean:
-	rm -rf .venv .venv-ecosystem .venv-newest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
