@@ -69,7 +69,9 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
 
     By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the
     global generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves
-    nothing and is let pass.
+    nothing and is let pass. Where draws are scored (DiCE), no difference under one noise shows what the loss
+    estimates, so that the values and densities of all sites are compared in its place. A program with a
+    straight-through draw, which is biased by design, is let pass.
 
     Args:
         program: the loss.
@@ -83,9 +85,8 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
     key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable)
     if key in program.proved:
         return
-    draws = program.guide_draws
-    if adapted and not (draws.straight_through or any(draws.score_function.values())):
-        _prove(program, adapted, data)  # no difference under one noise shows what those draws estimate
+    if adapted and not program.guide_draws.straight_through:
+        _prove(program, adapted, data)
     program.proved.add(key)
 
 
@@ -128,7 +129,7 @@ class _Proof:
         """
         with torch.random.fork_rng(), torch.enable_grad(), self._precision.mode():
             try:
-                wrong = self._is_wrong(self._loss, self._learned)
+                wrong = self._is_wrong(self._objective, self._learned)
             except _NoSecondDerivativeError as error:
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has no second derivative ({error}): {_CURE}"
@@ -138,7 +139,7 @@ class _Proof:
                     f"{self._culprit()} can't be differentiated ({error}): use another distribution or function there"
                 ) from error
             if wrong:
-                leaves = [n for n in self._learned if self._is_wrong(self._loss, [n])] or self._learned
+                leaves = [n for n in self._learned if self._is_wrong(self._objective, [n])] or self._learned
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has a wrong second derivative, by {_listed(leaves)}: autograd and central "
                     "differences of the gradient are not the same (a custom backward, or a draw that is biased by "
@@ -188,7 +189,9 @@ class _Proof:
                 raise
             raise _NoDerivativeError(first_line(error)) from error
 
-    def _loss(self, values: Mapping[str, Tensor]) -> Tensor:
+    def _objective(self, values: Mapping[str, Tensor]) -> Tensor:
+        if self._program.guide_draws.sampled:
+            return _sum([_weighed(part) for part in self._sites(values).values()])
         return self._program.loss(values, self._data)
 
     def _culprit(self) -> str:
@@ -197,7 +200,7 @@ class _Proof:
         failing = (site for site in self._sites(here) if self._fails(self._part(site)))
         site = next(failing, None)
         torch.manual_seed(_SEED)
-        custom = _functions(self._loss(here) if site is None else self._sites(here)[site])
+        custom = _functions(self._objective(here) if site is None else self._sites(here)[site])
         if site is None:
             return f"autograd function {custom}" if custom else "the inner loss"
         return f"{site}{f', through {custom},' if custom else ''}"
@@ -212,8 +215,7 @@ class _Proof:
         """One site's value or density as a scalar function of the parameters."""
 
         def part(values: Mapping[str, Tensor]) -> Tensor:
-            value = self._sites(values)[site]
-            return (value * torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)).sum()
+            return _weighed(self._sites(values)[site])
 
         return part
 
@@ -252,6 +254,12 @@ def _each(change: Callable[[Any], Any], nest: Any) -> Any:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(repr, names[:_NAMED])) + more
+
+
+def _weighed(value: Tensor) -> Tensor:
+    """A scalar that depends on all elements, each in its own way."""
+    weights = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype, device=value.device)
+    return (value * weights.view(value.shape)).sum()
 
 
 def _size(value: Tensor) -> Tensor:

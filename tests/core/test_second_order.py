@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from meta_cases import LR, guide_of, meta_svi
 from programs import Case, rows
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 from torch.distributions import constraints
 from torch.nn.utils.parametrizations import weight_norm
@@ -184,6 +184,37 @@ def test_an_observed_guide_site_is_scored():
 
     with pytest.raises(pm.UnsupportedProgramError, match="guide site 'count' is not reparameterised"):
         meta_svi(Case(model, guide, rows(), rows()), loss=Trace_ELBO()).step(rows())
+
+
+def switched(function, enumerate):
+    """Two means, chosen by a draw of the guide whose probabilities pass a function."""
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), Apply(function), nn.Linear(4, 1)).double()
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            which = pyro.sample("which", dist.Bernoulli(torch.tensor(0.4).double()), infer={"enumerate": enumerate})
+            pyro.sample("x", dist.Normal(means[which.long()], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("which", dist.Bernoulli(logits=net(x)[..., 0]), infer={"enumerate": enumerate})
+
+    return Case(model, guide, rows(), rows())
+
+
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential", None])
+def test_a_wrong_function_before_a_discrete_draw(enumerate):
+    loss = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
+    case = switched(Cube.apply, enumerate)
+    match = r"the density of guide site 'which' \(Bernoulli\), through Cube,.*'guide.net.0.weight'.*first_order=True"
+    with pytest.raises(pm.UnsupportedProgramError, match=match):
+        meta_svi(case, loss=loss).step(case.support)
+    meta_svi(case, loss=loss, meta_gradient=FIRST).step(case.support)
+    pyro.clear_param_store()
+    case = switched(RightCube.apply, enumerate)
+    meta_svi(case, loss=loss).step(case.support)
 
 
 def test_what_adapts_anew_is_proved_anew():
