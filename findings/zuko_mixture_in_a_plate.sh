@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch 2.15.0, pyro-ppl 1.9.2, zuko 1.6.0. zuko's GMM can't be the density of data in a Pyro plate, through Pyro's own bridge.
+# torch 2.14.1, pyro-ppl 1.9.2, zuko 1.6.0. zuko's GMM can't be the density of data in a Pyro plate, through Pyro's own bridge.
 # Seen: the plate expands a distribution by a list, zuko's Mixture adds a torch.Size to it: TypeError (can only concatenate
 # list). A MAF in its place runs. Exits non-zero if the GMM runs or the MAF does not.
 set -eu
@@ -8,7 +8,7 @@ if [ -z "${PYTHON:-}" ]; then
   trap 'rm -rf "$held"' EXIT
   python3 -m venv "$held/venv"
   PYTHON="$held/venv/bin/python"
-  "$PYTHON" -m pip install --quiet torch==2.15.0 pyro-ppl==1.9.2 zuko==1.6.0
+  "$PYTHON" -m pip install --quiet torch==2.14.1 pyro-ppl==1.9.2 zuko==1.6.0
 fi
 "$PYTHON" -W ignore - <<'PROGRAM'
 import importlib.metadata as m
@@ -20,7 +20,7 @@ import zuko
 from pyro.contrib.zuko import ZukoToPyro
 
 packages = ("torch", "pyro-ppl", "zuko")
-assert [m.version(p).split("+")[0] for p in packages] == ["2.15.0", "1.9.2", "1.6.0"], "other versions"
+assert [m.version(p).split("+")[0] for p in packages] == ["2.14.1", "1.9.2", "1.6.0"], "other versions"
 
 
 def runs(flow):

@@ -103,7 +103,7 @@ class _OnTheReals(ZukoToPyro):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> _OnTheReals:
         """The same flow with other plates."""
-        return _OnTheReals(self.dist.expand(batch_shape))
+        return _OnTheReals(self.dist.expand(torch.Size(batch_shape)))
 
 
 def _torch_validation_as_it_is() -> AbstractContextManager[None]:

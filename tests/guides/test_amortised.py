@@ -295,6 +295,19 @@ def test_sizes_of_families():
     assert own(3, 5).sizes == {"context": 5}
 
 
+def test_a_mixture_of_zukos_in_plates():
+    def mixture(dim, features):
+        with pyro.settings.context(validate_distributions_torch=True):
+            import zuko
+        return Flow(zuko.flows.GMM(dim, features, components=2, hidden_features=(4,)), features)
+
+    x = torch.randn(5, 3, dtype=F64)
+    guide = AmortizedGuide(correlated(), Identity(), family=mixture).double()
+    trace = poutine.trace(guide).get_trace(x)
+    trace.compute_log_prob()
+    assert trace.log_prob_sum().isfinite()
+
+
 def test_a_flow_without_zuko_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko.flows", None)
     guide = AmortizedGuide(correlated(), Identity(), family="flow")
