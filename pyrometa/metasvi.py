@@ -139,7 +139,7 @@ class MetaSVI:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: bad data, a guide that misses a site, an ``adapt`` that matches nothing.
         """
-        self._initialise(read_tasks("support", support, kwargs)[0])
+        self._initialise(self._read("support", support, kwargs)[0])
 
     def _initialise(self, data: Data) -> None:
         if self._optimiser is not None:
@@ -261,7 +261,7 @@ class MetaSVI:
         self, supports: Argument, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> list[AdaptedGuide]:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
-        return self._adapt_tasks(read_tasks("supports", supports, kwargs), steps)
+        return self._adapt_tasks(self._read("supports", supports, kwargs), steps)
 
     @torch.enable_grad()
     def _adapt_tasks(self, supports: Tasks, steps: int | None) -> list[AdaptedGuide]:
@@ -342,12 +342,17 @@ class MetaSVI:
     def _tasks(
         self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None, steps: int
     ) -> list[TaskBatch]:
-        supports = read_tasks("support", support, kwargs)
-        queries = supports if query is None else read_tasks("query", query, kwargs)
+        supports = self._read("support", support, kwargs)
+        queries = supports if query is None else self._read("query", query, kwargs)
         check_pairs(supports, queries)
         self._check_support(supports[0])
         guards.check_rows(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
+
+    def _read(self, name: str, given: Argument, kwargs: Mapping[str, Any] | None) -> Tasks:
+        if self._optimiser is None:
+            guards.check_list(self.model, name, given)
+        return read_tasks(name, given, kwargs)
 
     def _check_support(self, support: Data) -> None:
         if torch.is_inference_mode_enabled():

@@ -291,6 +291,23 @@ def test_a_loaders_list_of_arguments_is_told_to_be_a_tuple(what):
         meta_svi(regression).step(batch)
 
 
+def test_a_list_that_may_be_tasks_or_arguments_is_told_to_be_a_tuple():
+    def model(x, y=None):
+        scale = pyro.sample("scale", dist.LogNormal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x, scale), obs=y)
+
+    batch = next(iter(DataLoader(TensorDataset(Y, 2 * Y), batch_size=3)))
+    for use in (lambda meta: meta.step, lambda meta: meta.init, lambda meta: meta.adapt_many):
+        with pytest.raises(TypeError, match=r"a model of \(x, y=None\).* use a tuple.*\[\(x,\) for x in tasks\]"):
+            use(meta_svi(model))(batch)
+    meta = meta_svi(model)
+    meta.init(tuple(batch))
+    with pytest.raises(ValueError, match="1 arguments and the first meta-batch has 2"):
+        meta.step(batch)
+    meta_svi(model).step([(x, 2 * x) for x in Y])
+
+
 def test_arguments_that_a_model_does_not_take():
     with pytest.raises(TypeError, match=r"2 arguments for a model of \(data\), too many.* use a tuple"):
         meta_svi(model_of(NESTS["dict"][1])).init((X, Y))
