@@ -127,7 +127,7 @@ def _compiled(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable
 def _inputs(problem: Problem, batch: TaskBatch) -> list[Tensor]:
     """All tensors that differ from one replay to the next, in the layout in memory that views are recorded for."""
     own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
-    noise = [_packed(draws) for draws in (*batch.support_noise, batch.query_noise) if draws]
+    noise = [packed for draws in (*batch.support_noise, batch.query_noise) for packed in _packed(draws)]
     return [*(value.detach().contiguous() for value in own), *noise]
 
 
@@ -139,9 +139,7 @@ def _rebuilt(problem: Problem, batch: TaskBatch, inputs: Sequence[Tensor]) -> tu
         for values in (problem.leaves, problem.learned)
     )
     support, query = (_replaced(data, given) for data in (batch.support, batch.query))
-    *ahead, last = (
-        _unpacked(next(given), draws) if draws else () for draws in (*batch.support_noise, batch.query_noise)
-    )
+    *ahead, last = (_unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
     return (
         replace(problem, leaves=leaves, learned=learned),
         replace(batch, support=support, query=query, support_noise=tuple(ahead), query_noise=last),
@@ -157,11 +155,24 @@ def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
     return replace(moved, kwargs=nest.replaced(data.kwargs, given))
 
 
-def _packed(draws: Sequence[Tensor]) -> Tensor:
-    """The draws of one evaluation end to end, shape ``(tasks, size)``."""
-    return torch.cat([draw.flatten(1) if draw.dim() > 1 else draw[:, None] for draw in draws], 1)
+def _packed(draws: Sequence[Tensor]) -> list[Tensor]:
+    """The draws of one evaluation end to end, shape ``(tasks, size)``, and the seeds of streams likewise."""
+    return [
+        torch.cat([draws[i].flatten(1) if draws[i].dim() > 1 else draws[i][:, None] for i in alike], 1)
+        for alike in _noise_and_seeds(draws)
+    ]
 
 
-def _unpacked(flat: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    parts = unpack(flat, [draw[0].numel() for draw in like])
-    return tuple(part.view(draw.shape).to(draw.dtype) for part, draw in zip(parts, like, strict=True))
+def _unpacked(given: Iterator[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    found: dict[int, Tensor] = {}
+    for alike in _noise_and_seeds(like):
+        parts = unpack(next(given), [like[i][0].numel() for i in alike])
+        found.update((i, part.view(like[i].shape).to(like[i].dtype)) for i, part in zip(alike, parts, strict=True))
+    return tuple(found[i] for i in range(len(like)))
+
+
+def _noise_and_seeds(draws: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of floating-point numbers and of integers, where there are any."""
+    floating = [i for i, draw in enumerate(draws) if draw.is_floating_point()]
+    others = [i for i, draw in enumerate(draws) if not draw.is_floating_point()]
+    return [alike for alike in (floating, others) if alike]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,14 +64,17 @@ def dropout_call(func: Any, args: Any, kwargs: Any) -> Dropout | None:
 
 
 def _reader(shape: Callable[[Tensor], tuple[int, ...]], *, alpha: bool = False) -> Callable[..., Dropout | None]:
-    def read(input: Tensor, p: float = 0.5, training: bool = not alpha, inplace: bool = False) -> Dropout | None:
+    def read(
+        input: Tensor, p: float = 0.5, training: bool = not alpha, inplace: bool = False, *, train: bool | None = None
+    ) -> Dropout | None:
+        training = training if train is None else train
         return Dropout(input, p, shape(input), alpha, inplace) if training else None
 
     return read
 
 
-def _native(input: Tensor, p: float, train: bool) -> Dropout | None:
-    return Dropout(input, p, tuple(input.shape), False, False) if train else None
+def _in_place(read: Callable[..., Dropout | None]) -> Callable[..., Dropout | None]:
+    return partial(read, inplace=True)
 
 
 def _elements(input: Tensor) -> tuple[int, ...]:
@@ -96,7 +100,14 @@ _READERS: dict[Any, Callable[..., Dropout | None]] = {
     F.dropout3d: _reader(_channels(4)),
     F.alpha_dropout: _reader(_elements, alpha=True),
     F.feature_alpha_dropout: _reader(_channels(_NEVER), alpha=True),
-    torch.dropout: _native,
+    torch.dropout: _reader(_elements),
+    torch.dropout_: _in_place(_reader(_elements)),
+    torch.feature_dropout: _reader(_channels(_NEVER)),
+    torch.feature_dropout_: _in_place(_reader(_channels(_NEVER))),
+    torch.alpha_dropout: _reader(_elements, alpha=True),
+    torch.alpha_dropout_: _in_place(_reader(_elements, alpha=True)),
+    torch.feature_alpha_dropout: _reader(_channels(_NEVER), alpha=True),
+    torch.feature_alpha_dropout_: _in_place(_reader(_channels(_NEVER), alpha=True)),
 }
 
 DROPOUT = _READERS.keys()

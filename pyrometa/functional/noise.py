@@ -4,17 +4,18 @@ A program's draws are recorded once for each shape of data, as a tape. From then
 meta-step is drawn ahead from the tape and handed to the program draw by draw, so a task's numbers do not
 depend on how or in which order the tasks are run.
 
-Draws that are built on normals and uniforms can be made ahead, among them choices (Bernoulli, Categorical), the
-order of a subsampled plate and the masks of dropout. Others (Gamma, Poisson, ..., the dropout of attention and of
-recurrent layers) stay with the global generator, as does a program whose draws depart from its tape: they agree between
-engines in distribution only.
+Draws that are built on normals and uniforms are made ahead, among them choices (Bernoulli, Categorical), the order of a
+subsampled plate and the masks of dropout. Of others (Gamma, Poisson, ...) the seed is drawn ahead, for a stream of the
+task's own. Where a program's draws depart from its tape, the rest of the run draws from a stream that starts from the
+task's noise; only where there is none, and where a draw brings a generator of its own, do engines agree in distribution
+only.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +23,16 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrometa.functional.composed import COMPOSED
 from pyrometa.functional.dropout import DROPOUT, dropout_call
-from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, RANDOM, Kind
+from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, Kind
+from pyrometa.functional.streams import STREAMED, drawn_for_each_task, drawn_from_stream, parameters, stream_of
 from pyrometa.functional.twice import TWICE
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of standard noise: what ``torch.randn`` (or ``torch.rand``) would be asked for."""
+    """One draw of standard noise, what ``torch.randn`` or ``torch.rand`` would be asked for, or of a stream's seed."""
 
     kind: Kind
     shape: tuple[int, ...]
@@ -38,9 +41,15 @@ class Draw:
 
     def sample(self, *leading: int) -> Tensor:
         """Draw noise of shape ``(*leading, *shape)`` from the global generator, as torch.distributions does."""
-        blank = torch.empty((*leading, *self.shape), dtype=self.dtype, device=self.device)
-        return blank.normal_() if self.kind == "normal" else blank.uniform_()
+        return getattr(self.blank(*leading), _FILLED_BY[self.kind])()
 
+    def blank(self, *leading: int) -> Tensor:
+        """A tensor to be filled."""
+        return torch.empty((*leading, *self.shape), dtype=self.dtype, device=self.device)
+
+
+_FILLED_BY = {"normal": "normal_", "uniform": "uniform_", "seed": "random_"}
+_SEED = Draw("seed", (), torch.int64, torch.device("cpu"))
 
 Tape = tuple[Draw, ...]
 
@@ -56,27 +65,53 @@ class _NoiseMode(TorchFunctionMode, ABC):
         """The result of an in-place draw."""
         return target.copy_(value)
 
+    def from_stream(self, func: Any, given: Sequence[Tensor], seed: Tensor) -> Tensor:
+        """What a function of these parameters draws from the stream of a seed."""
+        return drawn_from_stream(func, given, seed)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in RANDOM:
-            return self._dropped(func, args, kwargs) if func in DROPOUT else TWICE.get(func, func)(*args, **kwargs)
-        in_place, out_of_place = IN_PLACE.get(func), OUT_OF_PLACE.get(func)
-        if in_place is not None and kwargs.get("generator") is None:
-            kind, transform = in_place
-            target = args[0]
-            noise = self.next_draw(Draw(kind, tuple(target.shape), target.dtype, target.device))
-            return self.fill(target, transform(noise, *args[1:], **_without_generator(kwargs)))
-        if out_of_place is not None and kwargs.get("generator") is None and kwargs.get("out") is None:
-            kind, make_args, transform = out_of_place
-            shape, dtype, device = make_args(*args, **kwargs)
-            return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args, **kwargs)
-        return func(*args, **kwargs)
+        answer = _ANSWERS.get(func)
+        if answer is None or kwargs.get("generator") is not None or kwargs.get("out") is not None:
+            return func(*args, **kwargs)
+        return answer(self, func, args, kwargs)
+
+    def _filled(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        kind, transform = IN_PLACE[func]
+        target = args[0]
+        dtype = target.dtype if target.is_floating_point() else torch.get_default_dtype()
+        noise = self.next_draw(Draw(kind, tuple(target.shape), dtype, target.device))
+        return self.fill(target, transform(noise, *args[1:], **_without_generator(kwargs)))
+
+    def _made(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        kind, make_args, transform = OUT_OF_PLACE[func]
+        shape, dtype, device = make_args(*args, **kwargs)
+        return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args, **kwargs)
 
     def _dropped(self, func: Any, args: Any, kwargs: Any) -> Any:
         call = dropout_call(func, args, kwargs)
         if call is None:
             return func(*args, **kwargs)
         return call(self.next_draw(Draw("uniform", call.shape, call.input.dtype, call.input.device)))
+
+    def _streamed(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        given = parameters(func, args, kwargs)
+        return func(*args, **kwargs) if given is None else self.from_stream(func, given, self.next_draw(_SEED))
+
+    def _composed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self:
+            return _IN_OTHER_WORDS[func](*args, **kwargs)
+
+
+_IN_OTHER_WORDS = {**TWICE, **COMPOSED}
+
+_ANSWERS: dict[Any, Callable[[_NoiseMode, Any, Any, Any], Any]] = {
+    **dict.fromkeys(IN_PLACE, _NoiseMode._filled),
+    **dict.fromkeys(OUT_OF_PLACE, _NoiseMode._made),
+    **dict.fromkeys(DROPOUT, _NoiseMode._dropped),
+    **dict.fromkeys(STREAMED, _NoiseMode._streamed),
+    **dict.fromkeys(_IN_OTHER_WORDS, _NoiseMode._composed),
+}
 
 
 class RecordNoise(_NoiseMode):
@@ -98,22 +133,28 @@ class RecordNoise(_NoiseMode):
 
 
 class ReplayNoise(_NoiseMode):
-    """Hands out ``noise`` draw by draw; a draw that does not fit, and all after it, is made afresh."""
+    """Hands out ``noise`` draw by draw; a draw that does not fit, and all after it, is from the task's own stream."""
 
     def __init__(self, noise: Sequence[Tensor]) -> None:
         super().__init__()
-        self._noise: Iterator[Tensor] = iter(noise)
+        self._start = tuple(noise)
+        self._noise: Iterator[Tensor] = iter(self._start)
+        self._late = 0
 
     def next_draw(self, draw: Draw) -> Tensor:
-        """The next tensor of the noise, or a fresh draw where the program departs from its tape."""
+        """The next tensor of the noise, or another draw where the program departs from its tape."""
         noise = next(self._noise, None)
         if noise is None or tuple(noise.shape) != draw.shape or noise.dtype != draw.dtype:
             self._noise = iter(())
-            return self.fresh(draw)
+            return self._drawn_late(draw) if any(part.numel() for part in self._start) else self.fresh(draw)
         return noise
 
+    def _drawn_late(self, draw: Draw) -> Tensor:
+        self._late += 1
+        return drawn_for_each_task(_FILLED_BY[draw.kind], [draw.blank()], stream_of(self._start) + self._late)
+
     def fresh(self, draw: Draw) -> Tensor:
-        """A draw that was not made ahead."""
+        """A draw of a program that drew nothing when its tape was recorded."""
         return draw.sample()
 
 
@@ -126,8 +167,13 @@ class BatchedNoise(ReplayNoise):
 
     def fill(self, target: Tensor, value: Tensor) -> Tensor:
         """The value itself."""
-        target.fill_(math.nan)
-        return value
+        if target.is_floating_point():
+            target.fill_(math.nan)
+        return value.to(target.dtype)
+
+    def from_stream(self, func: Any, given: Sequence[Tensor], seed: Tensor) -> Tensor:
+        """A draw for each task from its own stream."""
+        return drawn_for_each_task(func.__name__, given, seed)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = BATCHED.get(func)
@@ -137,8 +183,14 @@ class BatchedNoise(ReplayNoise):
 
     def fresh(self, draw: Draw) -> Tensor:
         """A draw for each task."""
-        make = torch.randn if draw.kind == "normal" else torch.rand
-        return make(draw.shape, dtype=draw.dtype, device=draw.device)
+        return _FRESH[draw.kind](draw.shape, dtype=draw.dtype, device=draw.device)
+
+
+def _any_seed(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randint(2**62, shape, dtype=dtype, device=device)
+
+
+_FRESH: dict[Kind, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand, "seed": _any_seed}
 
 
 def _without_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:

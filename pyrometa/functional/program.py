@@ -30,6 +30,9 @@ from pyrometa.types import Data, StepNoise
 Objective = Callable[..., Tensor]
 Reduction = Literal["sum", "mean"]
 
+_TAPE_SEED = 0
+"""Of the run that shows a program's draws: how often a rejection sampler draws does not depend on when it is run."""
+
 
 class Program:
     r"""A Pyro model and guide under an ELBO, as a function of their parameters.
@@ -153,6 +156,7 @@ class Program:
             objective = self._score if support else self._loss
             recorder = RecordNoise()
             with torch.random.fork_rng(), torch.enable_grad():
+                torch.manual_seed(_TAPE_SEED)
                 self._evaluate(objective, {}, data, recorder, support=support)
             self._tapes[key] = recorder.tape
         return self._tapes[key]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["normal", "uniform"]
+Kind = Literal["normal", "uniform", "seed"]
 
 
 def _normal(z: Tensor, mean: Any = 0.0, std: Any = 1.0) -> Tensor:
@@ -125,14 +125,9 @@ def _clamp_in_place(target: Tensor, *limits: Any, **named: Any) -> Tensor:
     return target.copy_(target.clone().clamp(*limits, **named))
 
 
-def _binomial(count: Tensor, prob: Tensor, generator: Any = None) -> Tensor:
-    return torch.binomial(count + torch.zeros_like(prob), prob + torch.zeros_like(count), generator)
-
-
 BATCHED: dict[Any, Callable[..., Tensor]] = {
     torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
     torch.Tensor.clamp_: _clamp_in_place,
-    torch.binomial: _binomial,
 }
 """What distributions and Pyro do that vmap forbids, warns of or gets wrong, in other words."""
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrometa.functional.unfolded import unfolded
+
 
 def _attention(
     query: Tensor,
@@ -25,7 +27,12 @@ def _attention(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = query.new_zeros(attn_mask.shape).masked_fill(~attn_mask, -torch.inf)
     plain = torch.ops.aten._scaled_dot_product_attention_math
-    return plain(query, key, value, attn_mask, dropout_p, is_causal, **options)[0]
+    output, weights = plain(query, key, value, attn_mask, 0.0, is_causal, **options)
+    if not dropout_p:
+        return output
+    if options.get("enable_gqa"):
+        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+    return F.dropout(weights, dropout_p) @ value
 
 
 def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -33,7 +40,7 @@ def _multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | N
     given = _MULTI_HEAD.bind(*args, **kwargs)
     asked = given.arguments.get("need_weights", True)
     given.arguments["need_weights"] = True
-    output, weights = F.multi_head_attention_forward(*given.args, **given.kwargs)
+    output, weights = _weighted(*given.args, **given.kwargs)
     return output, weights if asked else None
 
 
@@ -42,6 +49,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
+_weighted = unfolded(F.multi_head_attention_forward)
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 TWICE: dict[Any, Callable[..., Any]] = {

@@ -7,13 +7,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn.functional as F
 from meta_cases import meta_svi
 from programs import modules, rows
 from pyro.infer import Trace_ELBO
 
 import pyrometa as pm
 from pyrometa.functional import draw_noise
-from pyrometa.functional.noise import RecordNoise, ReplayNoise
+from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise
 
 N = 20_000
 P = torch.tensor(0.3)
@@ -39,13 +40,17 @@ AHEAD = {
     "MixtureSameFamily": dist.MixtureSameFamily(
         dist.Categorical(torch.tensor([0.2, 0.8])), dist.Normal(torch.tensor([-1.0, 2.0]), 1.0)
     ),
-}
-AFRESH = {
     "Gamma": dist.Gamma(2.0, 3.0),
     "Beta": dist.Beta(2.0, 3.0),
     "Poisson": dist.Poisson(4.0),
     "StudentT": dist.StudentT(8.0, 0.5, 2.0),
     "Dirichlet": dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])),
+    "Binomial": dist.Binomial(7, P),
+    "NegativeBinomial": dist.NegativeBinomial(4.0, P),
+}
+STREAMED = {
+    "Gamma": (lambda: torch._standard_gamma(torch.tensor(2.0)), 2.0, 2.0),
+    "Poisson": (lambda: torch.poisson(torch.tensor(4.0)), 4.0, 4.0),
 }
 FUNCTIONS = {
     "randn": (lambda: torch.randn(N), 0.0, 1.0),
@@ -73,6 +78,18 @@ FUNCTIONS = {
     "geometric_": (lambda: torch.empty(N).geometric_(0.4), 2.5, 0.6 / 0.16),
     "bernoulli_": (lambda: torch.empty(N).bernoulli_(0.3), 0.3, 0.21),
     "bernoulli_ of a tensor": (lambda: torch.empty(N).bernoulli_(torch.full((N,), 0.3)), 0.3, 0.21),
+    "bernoulli_ of booleans": (lambda: torch.empty(N, dtype=torch.bool).bernoulli_(0.3), 0.3, 0.21),
+    "randint": (lambda: torch.randint(5, (N,)), 2.0, 2.0),
+    "randint by name": (lambda: torch.randint(low=2, high=7, size=(N,)), 4.0, 2.0),
+    "randint from a limit": (lambda: torch.randint(2, 7, (N,), dtype=torch.int32), 4.0, 2.0),
+    "randint_like": (lambda: torch.randint_like(torch.empty(N), 2, 7), 4.0, 2.0),
+    "random_": (lambda: torch.empty(N).random_(2, 7), 4.0, 2.0),
+    "random_ below": (lambda: torch.empty(N, dtype=torch.int64).random_(to=5), 2.0, 2.0),
+    "random_ of all": (lambda: torch.empty(N, dtype=torch.uint8).random_(), 127.5, (2**16 - 1) / 12),
+    "gumbel_softmax": (lambda: F.gumbel_softmax(torch.zeros(N, 5), hard=True)[:, 0], 0.2, 0.16),
+    "rrelu": (lambda: F.rrelu(-torch.ones(N), 0.2, 0.6, training=True), -0.4, 0.16 / 12),
+    "native_dropout": (lambda: torch.native_dropout(torch.ones(N), 0.2, True)[0], 1.0, 0.25),
+    "mask of native_dropout": (lambda: torch.native_dropout(torch.ones(N), 0.2, None)[1], 0.8, 0.16),
 }
 
 
@@ -107,11 +124,23 @@ def test_distributions_drawn_ahead(name):
     assert_moments(value, AHEAD[name].mean, AHEAD[name].variance)
 
 
-@pytest.mark.parametrize("name", AFRESH)
-def test_distributions_drawn_afresh(name):
-    value, ahead = replayed(lambda: AFRESH[name].sample((N,)))
-    assert not ahead
-    assert_moments(value, AFRESH[name].mean, AFRESH[name].variance)
+@pytest.mark.parametrize("name", STREAMED)
+def test_streams_of_many_tasks(name):
+    """Over the seeds of tasks side by side, each draws what its own stream gives, and all together the distribution."""
+    draw, mean, variance = STREAMED[name]
+    with RecordNoise() as recorder:
+        draw()
+    ((seeds,),) = draw_noise([recorder.tape], [range(N)], 1)[0]
+
+    def one(seed):
+        with BatchedNoise([seed]):
+            return draw()
+
+    together = torch.vmap(one)(seeds)
+    assert_moments(together, mean, variance)
+    for i in (0, 1, N - 1):
+        with ReplayNoise([seeds[i]]):
+            assert draw() == together[i]
 
 
 @pytest.mark.parametrize("name", ["Cauchy", "HalfCauchy"])
