@@ -54,6 +54,28 @@ _SEED = Draw("seed", (), torch.int64, torch.device("cpu"))
 Tape = tuple[Draw, ...]
 
 
+class Kinds:
+    """What kinds of draws the noise of a program's tapes is, by its shapes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Kind, ...]] = {}
+
+    def add(self, tape: Tape) -> None:
+        """Note a tape; where another has its shapes and other kinds, neither is known."""
+        kinds = tuple(draw.kind for draw in tape)
+        known = self._known.setdefault(_shapes(tape), kinds)
+        if known != kinds:
+            self._known[_shapes(tape)] = ()
+
+    def of(self, noise: Sequence[Tensor]) -> tuple[Kind, ...]:
+        """One kind a draw; none where they are not known."""
+        return self._known.get(_shapes(noise), ())
+
+
+def _shapes(draws: Sequence[Draw | Tensor]) -> Any:
+    return tuple((tuple(draw.shape), draw.dtype) for draw in draws)
+
+
 class _NoiseMode(TorchFunctionMode, ABC):
     """Answers torch's random functions from ``self.next_draw`` instead of the global generator."""
 
@@ -139,12 +161,18 @@ class ReplayNoise(_NoiseMode):
         super().__init__()
         self._start = tuple(noise)
         self._noise: Iterator[Tensor] = iter(self._start)
+        self._kinds: Iterator[Kind] = iter(())
         self._late = 0
+
+    def expecting(self, kinds: Kinds) -> ReplayNoise:
+        """Itself, handing out noise only for the kind of draw that it is."""
+        self._kinds = iter(kinds.of(self._start))
+        return self
 
     def next_draw(self, draw: Draw) -> Tensor:
         """The next tensor of the noise, or another draw where the program departs from its tape."""
-        noise = next(self._noise, None)
-        if noise is None or tuple(noise.shape) != draw.shape or noise.dtype != draw.dtype:
+        noise, kind = next(self._noise, None), next(self._kinds, None)
+        if noise is None or (tuple(noise.shape), noise.dtype, kind or draw.kind) != (draw.shape, draw.dtype, draw.kind):
             self._noise = iter(())
             return self._drawn_late(draw) if any(part.numel() for part in self._start) else self.fresh(draw)
         return noise

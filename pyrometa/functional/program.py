@@ -21,7 +21,7 @@ from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, sw
 from pyrometa.functional.kept import mend, mend_attributes
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
-from pyrometa.functional.noise import BatchedNoise, RecordNoise, ReplayNoise, Tape
+from pyrometa.functional.noise import BatchedNoise, Kinds, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.own_arguments import for_program
 from pyrometa.functional.plates import plate_sizes
 from pyrometa.functional.recorder import root_module
@@ -72,6 +72,7 @@ class Program:
         self._use(TraceMeanField_ELBO() if loss is None else loss)
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
+        self._kinds = Kinds()
         self._row_plates: dict[Any, frozenset[str]] = {}
         self._keeps = False
         self.leaves: dict[str, Leaf] = {}
@@ -130,7 +131,7 @@ class Program:
         Returns:
             A scalar tensor, differentiable in ``params``.
         """
-        return self._evaluate(self._loss, params, data, _replay(noise))
+        return self._evaluate(self._loss, params, data, self._replay(noise))
 
     def score(
         self,
@@ -143,7 +144,7 @@ class Program:
 
         ``support`` is what a guide with a ``condition`` is conditioned on; None for the data themselves.
         """
-        return self._evaluate(self._score, params, data, _replay(noise), support=support)
+        return self._evaluate(self._score, params, data, self._replay(noise), support=support)
 
     def tape(self, data: Data, support: Data | None = None) -> Tape:
         """The draws of one evaluation on data of this shape, recorded on first sight of it and of the mode.
@@ -159,6 +160,7 @@ class Program:
                 torch.manual_seed(_TAPE_SEED)
                 self._evaluate(objective, {}, data, recorder, support=support)
             self._tapes[key] = recorder.tape
+            self._kinds.add(recorder.tape)
         return self._tapes[key]
 
     def conditioned(self, support: Data) -> Callable[..., Any]:
@@ -212,7 +214,7 @@ class Program:
         given = self._given_score if support else self.elbo
         objective = estimators.traced(given) if isinstance(given, ELBO) else given
         with pyro.validation_enabled(False):
-            return self._evaluate(objective, params, data, mode, constrained, support)
+            return self._evaluate(objective, params, data, mode.expecting(self._kinds), constrained, support)
 
     def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
         """All that :meth:`loss` and :meth:`score` depend on besides their arguments, to compare.
@@ -259,6 +261,9 @@ class Program:
             value = objective(self.model, self.conditioned(support or data), *data.args, **data.kwargs)
         return value / _rows(data) if self._mean else value
 
+    def _replay(self, noise: StepNoise | None) -> AbstractContextManager[Any]:
+        return nullcontext() if noise is None else ReplayNoise(noise).expecting(self._kinds)
+
     @contextmanager
     def using(self, params: Mapping[str, Tensor], constrained: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Within it, the model and the guide run on ``params`` and the param store hears of none of it."""
@@ -279,10 +284,6 @@ class Program:
             for site in leaf.sites if leaf.slots else ():
                 if site not in store:
                     store.set_state({"params": {site: leaf.tensor}, "constraints": {site: leaf.constraint}})
-
-
-def _replay(noise: StepNoise | None) -> AbstractContextManager[Any]:
-    return nullcontext() if noise is None else ReplayNoise(noise)
 
 
 def _objective(loss: ELBO | Objective, name: str) -> Objective:

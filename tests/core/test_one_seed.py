@@ -209,6 +209,28 @@ def test_draws_that_come_later():
         close(other, found[0])
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_noise_of_one_kind_is_not_taken_for_another(engine):
+    """A program that asks for uniforms where it asked for normals gets uniforms."""
+    late, seen = [], []
+
+    def model(x):
+        pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0).expand([5]).to_event(1), obs=x)
+
+    def guide(x):
+        drawn = torch.rand(3) if late else torch.randn(3)
+        seen.append((drawn.min() >= 0) & (drawn.max() < 1))
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.1)) + drawn.sum(), 1.0))
+
+    loop, other = (meta_svi((model, guide), made) for made in (pm.Engine(vectorize=False), ENGINES[engine]()))
+    for stage in range(2):
+        late.extend([True] * stage)
+        close(numbers(other, TASKS), numbers(loop, TASKS))
+        seen.clear()
+        numbers(loop, TASKS)
+        assert all(seen) == bool(stage)
+
+
 def test_streams_of_noise_differ_and_padding_does_not_count():
     noise = [torch.randn(500, 3), torch.rand(500, 1, dtype=torch.float32)]
     seeds = torch.vmap(lambda *parts: stream_of(parts))(*noise)
