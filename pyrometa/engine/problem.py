@@ -127,7 +127,8 @@ class TaskPath:
         """The support loss, and the fast weights to differentiate it by."""
         fast, _ = point
         with _domain(self.task.index, step, fast):
-            return self.problem.program.loss(fast, self.task.support, self.task.support_noise[step]), fast, None
+            held = {**self.problem.leaves, **fast}
+            return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, None
 
     def move(
         self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: Order
@@ -139,8 +140,8 @@ class TaskPath:
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""
         with _domain(self.task.index, self.problem.steps, point[0]):
-            task = self.task
-            score = self.problem.program.score(point[0], task.query, task.query_noise, task.support)[None]
+            task, held = self.task, {**self.problem.leaves, **point[0]}
+            score = self.problem.program.score(held, task.query, task.query_noise, task.support)[None]
         return score.detach() if self.order is Order.NONE else score
 
     def fast_weights(self, point: tuple[Params, Any]) -> Params:

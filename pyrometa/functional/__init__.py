@@ -7,7 +7,9 @@ from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.leaves import Leaf
 from pyrometa.functional.packing import pack, unpack
 from pyrometa.functional.program import Program
+from pyrometa.functional.promoted import Promoted, promoted
 from pyrometa.functional.selection import Selection, select
+from pyrometa.functional.untouched import left_alone
 
 __all__ = [
     "AdaptedGuide",
@@ -15,10 +17,13 @@ __all__ = [
     "Fingerprint",
     "Leaf",
     "Program",
+    "Promoted",
     "Selection",
     "draw_noise",
     "guards",
+    "left_alone",
     "pack",
+    "promoted",
     "second_order",
     "select",
     "unpack",

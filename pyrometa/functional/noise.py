@@ -172,7 +172,7 @@ class ReplayNoise(_NoiseMode):
     def next_draw(self, draw: Draw) -> Tensor:
         """The next tensor of the noise, or another draw where the program departs from its tape."""
         noise, kind = next(self._noise, None), next(self._kinds, None)
-        if noise is None or (tuple(noise.shape), noise.dtype, kind or draw.kind) != (draw.shape, draw.dtype, draw.kind):
+        if noise is None or not _answers(noise, kind or draw.kind, draw):
             self._noise = iter(())
             return self._drawn_late(draw) if any(part.numel() for part in self._start) else self.fresh(draw)
         return noise
@@ -219,6 +219,12 @@ def _any_seed(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.devic
 
 
 _FRESH: dict[Kind, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand, "seed": _any_seed}
+
+
+def _answers(noise: Tensor, kind: Kind, draw: Draw) -> bool:
+    """Whether noise may answer a draw: of its kind, shape and precision, or raised to double with all that it meets."""
+    raised = (noise.dtype, draw.dtype) == (torch.float64, torch.float32)
+    return kind == draw.kind and tuple(noise.shape) == draw.shape and (noise.dtype == draw.dtype or raised)
 
 
 def _without_generator(kwargs: Mapping[str, Any]) -> dict[str, Any]:

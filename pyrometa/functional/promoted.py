@@ -19,7 +19,8 @@ class Promoted(TorchFunctionMode):
     """Within it, every single-precision tensor that is used or made is in double precision.
 
     Raises:
-        NotPromotableError: the code writes into a single-precision tensor from outside, of which it would see a copy.
+        NotPromotableError: the code writes into a single-precision tensor from outside, of which it would see a copy,
+            or rounds to single precision by itself.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,16 +29,23 @@ class Promoted(TorchFunctionMode):
             raise NotPromotableError(getattr(func, "__name__", str(func)))
         if func is torch.Tensor.float:
             func = torch.Tensor.double
-        return promoted(TWICE.get(func, func)(*map(promoted, args), **given))
+        result = TWICE.get(func, func)(*map(promoted, args), **given)
+        if _is(result, torch.float32) and any(_is(value, torch.float64) for value in map(promoted, args)):
+            raise NotPromotableError(getattr(func, "__name__", str(func)))
+        return promoted(result)
 
 
 def promoted(value: Any) -> Any:
     """A double-precision tensor, or type, for a single-precision one, also in tuples and lists."""
     if isinstance(value, Tensor):
-        return value.double() if value.dtype is torch.float32 else value
+        return value.double() if _is(value, torch.float32) else value
     if type(value) in (tuple, list):
         return type(value)(map(promoted, value))
     return torch.float64 if value is torch.float32 else value
+
+
+def _is(value: Any, dtype: torch.dtype) -> bool:
+    return isinstance(value, Tensor) and value.dtype is dtype
 
 
 def _writes(func: Any, args: Any, kwargs: Any) -> bool:
@@ -45,4 +53,4 @@ def _writes(func: Any, args: Any, kwargs: Any) -> bool:
     name = getattr(func, "__name__", "")
     in_place = name in ("__setitem__", "__set__") or (name.endswith("_") and not name.endswith("__"))
     targets = (*(args[:1] if in_place else ()), kwargs.get("out"))
-    return any(isinstance(target, Tensor) and target.dtype is torch.float32 for target in targets)
+    return any(_is(target, torch.float32) for target in targets)

@@ -12,13 +12,13 @@ by autograd on the left, by central differences on the right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyrometa.errors import UnsupportedProgramError, first_line
@@ -27,6 +27,7 @@ from pyrometa.functional.graph import graph_nodes
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.functional.site_parts import site_parts
 from pyrometa.functional.twice import TwiceDifferentiable
+from pyrometa.functional.untouched import left_alone
 from pyrometa.types import Data, Params
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
 
 
 def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
-    with _left_alone(program):
+    with left_alone(program):
         for precision in (_DOUBLE, _SINGLE):
             try:
                 _Proof(program, adapted, data, precision).check()
@@ -272,24 +273,3 @@ def _norm(values: Sequence[Tensor]) -> Tensor:
 
 def _sum(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.sum() for value in values]).sum()
-
-
-@contextmanager
-def _left_alone(program: Program) -> Iterator[None]:
-    """Put back the attributes and buffers that the program's modules had before."""
-    held = {id(m): m for leaf in program.leaves.values() for m, _ in leaf.slots}
-    held.update({id(m): m for m in program.modules()})
-    saved = [(module, dict(vars(module)), _containers(module)) for module in held.values()]
-    try:
-        yield
-    finally:
-        for module, attributes, containers in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-            for container, items in containers:
-                container.clear()
-                container.update(items) if isinstance(container, dict | set) else container.extend(items)
-
-
-def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    return [(value, value.copy()) for value in vars(module).values() if isinstance(value, dict | set | list)]
