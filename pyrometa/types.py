@@ -25,10 +25,12 @@ class Rows:
     Attributes:
         count: shape ``()``, or ``(tasks,)`` with a leading task dimension.
         plates: names of the plates whose size is the number of rows.
+        padded: of each tensor of the arguments, whether it has so many rows.
     """
 
     count: Tensor
     plates: frozenset[str]
+    padded: tuple[bool, ...]
 
     def mask(self, size: int) -> Tensor:
         """Which rows of one task's padded data count, boolean ``(size,)``."""

@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.padding import NotPaddableError, fewest_rows, most_padded, padded
+from pyrometa.engine.padding import NotPaddableError, most_padded, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
 from pyrometa.engine.recorder import Recorder
-from pyrometa.engine.shapes import layout
-from pyrometa.engine.trial import trial
+from pyrometa.engine.refilled import varied
+from pyrometa.engine.shapes import layout, modes
+from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError, in_short
 from pyrometa.functional import Program
 from pyrometa.inner import Order, all_finite
-from pyrometa.nest import Same
 from pyrometa.types import Params, TaskBatch
 
 
@@ -71,9 +71,6 @@ class Engine:
     _unpaddable: WeakKeyDictionary[Program, str] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
-    _fewest: WeakKeyDictionary[Program, dict[Any, tuple[int, int] | None]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
     _recorders: WeakKeyDictionary[Program, Recorder] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -114,9 +111,11 @@ class Engine:
             return tasks
         try:
             batches = padded(problem.program, tasks)
-            plans = [len(batch) == 1 or self._plan(problem, batch, work, warn=False) for batch in batches]
+            plans = [len(batch) == 1 or self._proved_plan(problem, batch, work, warn=False) for batch in batches]
             if not all(plans):
                 raise NotPaddableError("rows that do not count change the loss, or vmap refuses it")
+        except UnprovedError:
+            return tasks
         except NotPaddableError as error:
             self._unpaddable[problem.program] = str(error)
             self._fall_back(f"tasks of different sizes can't be padded: {error}", "run size by size")
@@ -146,11 +145,21 @@ class Engine:
             work(TaskPath(problem, task, work.order, work.last))  # says more
             raise
         except Exception:
-            anew = self._plan(problem, batch, work, anew=True)
-            if anew is not None:
-                yield batch.index, side_by_side(work, BatchPath(problem, batch, work.order, anew, work.last))
+            yield from self._again(problem, batch, work)
+
+    def _again(self, problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
+        """Do the work by a plan made anew, or one by one if that fails too, as in the precision of the program."""
+        plan = self._plan(problem, batch, work, anew=True)
+        if plan is not None:
+            try:
+                result = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
+            except Exception as error:
+                self._plans[problem.program][_key(problem, batch, work)] = None
+                self._fall_back(in_short(error), "run one by one")
             else:
-                yield from _one_by_one(problem, batch, work)
+                yield batch.index, result
+                return
+        yield from _one_by_one(problem, batch, work)
 
     def _recording(self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
         if not self._records:
@@ -188,20 +197,27 @@ class Engine:
         plan = self._plan(problem, tasks[0], FastWeights())
         return plan.reasons if plan else dict.fromkeys(problem.adapted, "dense: tasks are run one by one")
 
-    def _plan(
+    def _plan(self, problem: Problem, tasks: TaskBatch, work: Work, *, anew: bool = False) -> Plan | None:
+        """The plan for tasks of this shape, or None where they are run one by one, for good or for now."""
+        try:
+            return self._proved_plan(problem, tasks, work, anew=anew)
+        except UnprovedError:
+            return None
+
+    def _proved_plan(
         self, problem: Problem, tasks: TaskBatch, work: Work, *, anew: bool = False, warn: bool = True
     ) -> Plan | None:
-        """The plan for tasks of this shape, or None where they are run one by one."""
+        """The plan for tasks of this shape, or None where they are run one by one.
+
+        Raises:
+            UnprovedError: these tasks prove nothing.
+        """
         if self.vectorize is False or (len(tasks) == 1 and not self._records):
             return None
         plans = self._plans.setdefault(problem.program, {})
-        key = (layout(tasks), Same(problem.rule), problem.adapted, problem.steps, work.order)
-        seen = self._fewest.setdefault(problem.program, {})
-        fewest = fewest_rows(tasks, seen.get(key))
-        covered = fewest == seen.get(key)
-        if anew or key not in plans or not (covered or _holds(problem, tasks, work.order, plans[key])):
+        key = _key(problem, tasks, work)
+        if anew or key not in plans:
             plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
-        seen[key] = fewest
         return plans[key]
 
     def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
@@ -217,6 +233,7 @@ class Engine:
                     reason = in_short(error)
                     break
                 reason = trial(problem, most_padded(tasks), order, plan)
+                reason = reason or trial_of_padding(problem, tasks, order, plan)
                 if reason is None:
                     return plan
                 if not plan.low_rank:
@@ -226,9 +243,9 @@ class Engine:
         return None
 
 
-def _holds(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan | None) -> bool:
-    """Whether a plan gives the reference's numbers on these tasks; that there is none holds."""
-    return plan is None or trial(problem, most_padded(tasks), order, plan) is None
+def _key(problem: Problem, tasks: TaskBatch, work: Work) -> Any:
+    """What has to agree for one plan to serve."""
+    return layout(tasks), varied(tasks), modes(problem), work.order
 
 
 def _one_by_one(problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from pyrometa import nest
 from pyrometa.errors import in_short
 from pyrometa.functional import Program
 from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
+
+Columns: TypeAlias = tuple[tuple[bool, ...], tuple[bool, ...]]
+"""Of each tensor of a support and of a query set, whether it has as many rows as the set."""
 
 
 class NotPaddableError(Exception):
@@ -34,19 +37,11 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     """
     tasks = [task for group in groups for task in group.tasks()]
     plates = _row_plates(program, tasks)
+    columns = _with_rows([task.support for task in tasks], [task.query for task in tasks])
     found: dict[Any, list[TaskData]] = {}
     for task in tasks:
         found.setdefault((_rounded(task.support), _rounded(task.query)), []).append(task)
-    return [
-        _batch(program, sorted(members, key=lambda task: (_rows(task.support), _rows(task.query))), sizes, plates)
-        for sizes, members in found.items()
-    ]
-
-
-def fewest_rows(tasks: TaskBatch, before: tuple[int, int] | None = None) -> tuple[int, int] | None:
-    """The least rows of a support and of a query set among padded tasks and those before; None for none."""
-    sets = [(_rows(task.support), _rows(task.query)) for task in tasks.unpadded] + ([before] if before else [])
-    return (min(support for support, _ in sets), min(query for _, query in sets)) if sets else None
+    return [stacked(program, sorted(members, key=_sizes), sizes, plates, columns) for sizes, members in found.items()]
 
 
 def most_padded(tasks: TaskBatch) -> TaskBatch:
@@ -77,13 +72,51 @@ def _rows(data: Data) -> int:
     return first.shape[0]
 
 
+def _sizes(task: TaskData) -> tuple[int, int]:
+    return _rows(task.support), _rows(task.query)
+
+
 def _rounded(data: Data) -> int:
     return 1 << (_rows(data) - 1).bit_length()
 
 
-def _batch(program: Program, tasks: Sequence[TaskData], sizes: tuple[int, int], plates: frozenset[str]) -> TaskBatch:
-    support = _stacked([task.support for task in tasks], sizes[0], plates)
-    query = _stacked([task.query for task in tasks], sizes[1], plates)
+def _with_rows(supports: Sequence[Data], queries: Sequence[Data]) -> Columns:
+    """Which tensors have as many rows as the first in every set."""
+    support, query = _rowed(supports), _rowed(queries)
+    if len(support) == len(query):  # both are arguments of one program
+        support = query = tuple(s and q for s, q in zip(support, query, strict=True))
+    return support, query
+
+
+def _rowed(sets: Sequence[Data]) -> tuple[bool, ...]:
+    if len({nest.layout(data.args, Tensor.dim) for data in sets}) > 1:
+        raise NotPaddableError("the tasks differ in what is not a tensor, or in ranks")
+    counts = [_rows(data) for data in sets]
+    found = tuple(
+        len({arg.shape[1:] for arg in column}) == 1
+        and all(arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True))
+        for column in zip(*(nest.tensors(data.args) for data in sets), strict=True)
+    )
+    if not found[0]:
+        raise NotPaddableError("the first argument differs in more than its rows")
+    return found
+
+
+def stacked(
+    program: Program,
+    tasks: Sequence[TaskData],
+    sizes: tuple[int, int],
+    plates: frozenset[str],
+    columns: Columns,
+    rest: float = 0.0,
+) -> TaskBatch:
+    """Tasks padded to so many rows of support and of query, with a number in the place of noise that they lack.
+
+    Raises:
+        NotPaddableError: with the reason.
+    """
+    support = _stacked([task.support for task in tasks], sizes[0], plates, columns[0])
+    query = _stacked([task.query for task in tasks], sizes[1], plates, columns[1])
     try:
         ahead = program.tape(replace(support[0], rows=None))
         last = program.tape(replace(query[0], rows=None), replace(support[0], rows=None))
@@ -94,40 +127,36 @@ def _batch(program: Program, tasks: Sequence[TaskData], sizes: tuple[int, int], 
         tuple(task.index for task in tasks),
         support,
         query,
-        tuple(_noise([task.support_noise[k] for task in tasks], [d.shape for d in ahead]) for k in steps),
-        _noise([task.query_noise for task in tasks], [d.shape for d in last]),
+        tuple(_noise([task.support_noise[k] for task in tasks], [d.shape for d in ahead], rest) for k in steps),
+        _noise([task.query_noise for task in tasks], [d.shape for d in last], rest),
         tuple(tasks),
     )
 
 
-def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str]) -> Data:
-    counts = torch.tensor([_rows(data) for data in sets])
-    if len({nest.layout(data.args, Tensor.dim) for data in sets}) > 1:
-        raise NotPaddableError("the tasks differ in what is not a tensor, or in ranks")
+def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str], padded: tuple[bool, ...]) -> Data:
     columns = []
-    for column in zip(*(data.tensors() for data in sets), strict=True):
-        alike = len({arg.shape[1:] for arg in column}) == 1
-        if alike and all(arg.dim() and len(arg) == count for arg, count in zip(column, counts, strict=True)):
+    for column, has_rows in zip(zip(*(nest.tensors(data.args) for data in sets), strict=True), padded, strict=True):
+        if has_rows:
             columns.append(torch.stack([_repeated(arg, rows) for arg in column]))
         elif len({arg.shape for arg in column}) == 1:
             columns.append(torch.stack(column))
         else:
             raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")
-    args = nest.replaced(sets[0].args, iter(columns))
-    return Data(args, sets[0].kwargs, Rows(counts.to(columns[0].device), plates))
+    counts = torch.tensor([_rows(data) for data in sets], device=columns[0].device)
+    return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, Rows(counts, plates, padded))
 
 
 def _repeated(arg: Tensor, rows: int) -> Tensor:
     return arg[torch.arange(rows, device=arg.device).clamp(max=len(arg) - 1)]
 
 
-def _noise(draws: Sequence[StepNoise], shapes: Sequence[tuple[int, ...]]) -> StepNoise:
-    """Each task's noise in the leading block of zeros of the padded shapes."""
+def _noise(draws: Sequence[StepNoise], shapes: Sequence[tuple[int, ...]], rest: float) -> StepNoise:
+    """Each task's noise in the leading block of the padded shapes, and a number elsewhere."""
     if any(len(task) != len(shapes) for task in draws):
         raise NotPaddableError("the program makes other draws on more rows")
     found = []
     for column, shape in zip(zip(*draws, strict=True), shapes, strict=True):
-        block = column[0].new_zeros(len(column), *shape)
+        block = column[0].new_full((len(column), *shape), rest)
         for row, draw in zip(block, column, strict=True):
             if draw.dim() != len(shape) or any(n > m for n, m in zip(draw.shape, shape, strict=True)):
                 raise NotPaddableError("the program makes other draws on more rows")

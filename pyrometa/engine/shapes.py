@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.engine.problem import Problem
+from pyrometa.nest import Same
 from pyrometa.types import Data, TaskBatch
 
 
@@ -17,8 +19,18 @@ def layout(tasks: TaskBatch) -> Any:
     return _layout(tasks.support), _layout(tasks.query), draws
 
 
+def modes(problem: Problem) -> Any:
+    """How the problem is to be run, and what of the program's own switches changes what it runs."""
+    leaves = tuple((name, leaf.dtype) for name, leaf in problem.leaves.items())
+    return Same(problem.rule), problem.adapted, problem.steps, leaves, problem.program.modes()
+
+
 def _layout(data: Data) -> Any:
-    return nest.layout(data.args, _one_of_many), nest.layout(data.kwargs, _one), data.rows and data.rows.plates
+    return (
+        nest.layout(data.args, _one_of_many),
+        nest.layout(data.kwargs, _one),
+        data.rows and (data.rows.plates, data.rows.padded),
+    )
 
 
 def _one(value: Tensor) -> Any:

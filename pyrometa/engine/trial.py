@@ -1,8 +1,8 @@
 """Does the vectorised pass say what the reference says?
 
 Both are run in double precision, single-precision programs too, so that a loss that is a little wrong can't pass for
-rounding: equal then means to 1e-7 of its size. Only where a program can't be run in double precision (it writes into its
-own single-precision tensors, or rounds by itself) is it compared in single, to 2e-2.
+rounding: equal then means to 1e-7 of its size. Only where a program can't be run in double precision (it writes into
+its own single-precision tensors, or rounds by itself) is it compared in single, to 2e-2.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.engine.refilled import refilled
 from pyrometa.errors import UnsupportedProgramError, in_short
 from pyrometa.functional import Promoted, left_alone, promoted
 from pyrometa.inner import Order, adapt, all_finite
@@ -60,6 +61,17 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
             return _compared(problem, tasks, order, plan)
         except _RefusedError as error:
             return str(error)
+
+
+def trial_of_padding(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
+    """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any."""
+    try:
+        other = refilled(problem.program, tasks)
+        return None if other is None else trial(problem, other, order, plan)
+    except UnprovedError:
+        return "on fewer rows its loss is not finite, so that nothing proves the padding"
+    except Exception as error:  # whatever the program raises is the reason
+        return f"on fewer rows it fails, {in_short(error)}"
 
 
 def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:

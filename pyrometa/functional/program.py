@@ -21,6 +21,7 @@ from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, sw
 from pyrometa.functional.kept import mend, mend_attributes
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
+from pyrometa.functional.modes import modes
 from pyrometa.functional.noise import BatchedNoise, Kinds, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.own_arguments import for_program
 from pyrometa.functional.plates import plate_sizes
@@ -152,7 +153,7 @@ class Program:
         They are those of :meth:`score` if there is a ``support``, else of :meth:`loss`.
         """
         shapes = (_shapes(data), support and _shapes(support))
-        key = (*shapes, self._modes())
+        key = (*shapes, self.modes())
         if key not in self._tapes:
             objective = self._score if support else self._loss
             recorder = RecordNoise()
@@ -183,7 +184,7 @@ class Program:
 
     def row_plates(self, data: Data, larger: Data) -> frozenset[str]:
         """Names of the plates whose size is the number of rows, read off the first two tasks of different sizes."""
-        modes = self._modes()
+        modes = self.modes()
         if modes not in self._row_plates:
             with self.using({}):
                 sizes = [
@@ -195,9 +196,9 @@ class Program:
             self._row_plates[modes] = frozenset(same)
         return self._row_plates[modes]
 
-    def _modes(self) -> tuple[bool, ...]:
-        """Training or evaluation, for each module."""
-        return tuple(module.training for module in self.modules())
+    def modes(self) -> Any:
+        """Switches that change what the program does: those of its modules, and the handlers around it."""
+        return modes(self.modules())
 
     def batched(
         self,
