@@ -1,30 +1,34 @@
-"""Other rows in the padding, to show whether a program looks at it.
+"""Other tasks in a padded plan, to show whether a program looks at the padding.
 
 What pads a task in a run repeats its last row, which some tasks hide: those that need no padding, or whose rows are all
-alike. So a plan for padded tasks is also tried on tasks with as few rows as the plan may ever serve, that are padded
-with other rows than they have: rows of other tasks, made smaller, and with noise that is not zero.
+alike. So a plan for padded tasks is also tried on tasks with as few rows as it may ever serve, that are padded with
+other rows than they have: rows of other tasks, made smaller, and with noise that is not zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyrometa import nest
-from pyrometa.engine.padding import Columns, NotPaddableError, stacked
+from pyrometa.engine.padding import NotPaddableError, stacked
 from pyrometa.functional import Program
 from pyrometa.types import Data, StepNoise, TaskBatch, TaskData
 
 _SEED = 10
 _NOISE = 0.3  # of a normal and of a uniform
-_NOT_ZERO = 0.01
 
 
-def refilled(program: Program, tasks: TaskBatch) -> TaskBatch | None:
+def refilled(program: Program, tasks: TaskBatch, *, altered: bool) -> TaskBatch | None:
     """Two padded tasks with fewer rows and other padding; None where tasks of these sizes are never padded.
+
+    Args:
+        program: what is to be tried.
+        tasks: padded tasks.
+        altered: whether the rows that count are made from those of other tasks too, for data whose own are all alike.
 
     Raises:
         NotPaddableError: on fewer rows the program makes other draws.
@@ -36,29 +40,32 @@ def refilled(program: Program, tasks: TaskBatch) -> TaskBatch | None:
     fewest = _fewest(sizes[0]), _fewest(sizes[1])
     if fewest == sizes:
         return None
-    columns = support.padded, query.padded
-    cut = [_cut(program, task, fewest, columns) for task in tasks.unpadded[:2]]
-    batch = stacked(program, cut, sizes, support.plates, columns, rest=_NOISE)
-    return replace(
-        batch,
-        support=_on_other_rows(batch.support, [task.support for task in tasks.unpadded]),
-        query=_on_other_rows(batch.query, [task.query for task in tasks.unpadded]),
-    )
+    supports = _Pool([task.support for task in tasks.unpadded], support.padded)
+    queries = _Pool([task.query for task in tasks.unpadded], query.padded)
+    cut = [
+        _with_noise_of(
+            program,
+            replace(
+                task,
+                support=supports.cut(task.support, fewest[0], altered),
+                query=queries.cut(task.query, fewest[1], altered),
+            ),
+        )
+        for task in tasks.unpadded[:2]
+    ]
+    batch = stacked(program, cut, sizes, support.plates, (support.padded, query.padded), rest=_NOISE)
+    return replace(batch, support=supports.on_others(batch.support), query=queries.on_others(batch.query))
 
 
 def varied(tasks: TaskBatch) -> tuple[bool, ...]:
-    """Of each tensor of whole numbers that is padded, whether it holds two: one value has no other row to show."""
+    """Of each tensor that is padded, whether its values differ in the first tasks; where not, a trial shows little."""
     return tuple(
-        bool((tensor != tensor.flatten()[0]).any())
+        bool((tensor[:2] != tensor.flatten()[:1]).any())
         for data in (tasks.support, tasks.query)
         if data.rows
         for tensor, padded in zip(nest.tensors(data.args), data.rows.padded, strict=True)
-        if padded and _whole(tensor) and tensor.numel()
+        if padded
     )
-
-
-def _whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _fewest(size: int) -> int:
@@ -66,56 +73,84 @@ def _fewest(size: int) -> int:
     return size // 2 + 1 if size > 2 else size
 
 
-def _cut(program: Program, task: TaskData, rows: tuple[int, int], columns: Columns) -> TaskData:
-    support = _first_rows(task.support, rows[0], columns[0])
-    query = _first_rows(task.query, rows[1], columns[1])
-    ahead = [draw.shape for draw in program.tape(support)]
-    last = [draw.shape for draw in program.tape(query, support)]
+def _with_noise_of(program: Program, task: TaskData) -> TaskData:
+    """A task of fewer rows with the leading blocks of its noise."""
+    ahead = [draw.shape for draw in program.tape(task.support)]
+    last = [draw.shape for draw in program.tape(task.query, task.support)]
     noise = tuple(_leading(draws, ahead) for draws in task.support_noise)
-    return TaskData(task.index, support, query, noise, _leading(task.query_noise, last))
-
-
-def _first_rows(data: Data, rows: int, padded: Sequence[bool]) -> Data:
-    tensors = zip(nest.tensors(data.args), padded, strict=True)
-    return replace(data, args=nest.replaced(data.args, (t[:rows] if has_rows else t for t, has_rows in tensors)))
+    return replace(task, support_noise=noise, query_noise=_leading(task.query_noise, last))
 
 
 def _leading(draws: StepNoise, shapes: Sequence[tuple[int, ...]]) -> StepNoise:
-    """The leading blocks of draws, which are the noise of fewer rows."""
     blocks = [draw[tuple(map(slice, shape))] for draw, shape in zip(draws, shapes, strict=False)]
     if len(draws) != len(shapes) or any(block.shape != shape for block, shape in zip(blocks, shapes, strict=True)):
         raise NotPaddableError("the program makes other draws on fewer rows")
     return tuple(blocks)
 
 
-def _on_other_rows(data: Data, pool: Sequence[Data]) -> Data:
-    """The same data, with the rows that do not count made from those of a pool."""
-    rows = data.rows
-    if rows is None:
-        return data
-    counts = rows.count[:, None].cpu() > torch.arange(nest.tensors(data.args)[0].shape[1])
-    generator = torch.Generator().manual_seed(_SEED)
-    chosen, scale = (torch.rand(counts.shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    columns: list[Tensor] = []
-    for own, *others in zip(*(nest.tensors(part.args) for part in (data, *pool)), strict=True):
-        if rows.padded[len(columns)]:
-            known = torch.cat(others)
-            fill = (
-                _smaller(known, chosen, scale) if own.is_floating_point() or own.is_complex() else _extreme(known, own)
-            )
-            own = torch.where(counts.to(own.device).view(*counts.shape, *(1,) * (own.dim() - 2)), own, fill)
-        columns.append(own)
-    return replace(data, args=nest.replaced(data.args, iter(columns)))
+class _Pool:
+    """The rows of several sets, to make others from.
+
+    Args:
+        sets: whose they are.
+        padded: of each of their tensors, whether it has rows.
+    """
+
+    def __init__(self, sets: Sequence[Data], padded: Sequence[bool]) -> None:
+        columns = zip(*(nest.tensors(data.args) for data in sets), strict=True)
+        self._known = [torch.cat(column) if rows else None for column, rows in zip(columns, padded, strict=True)]
+        self._generator = torch.Generator().manual_seed(_SEED)
+
+    def cut(self, data: Data, rows: int, altered: bool) -> Data:
+        """The first rows of a set, or as many others."""
+        chosen, scale = self._choice(rows)
+
+        def change(own: Tensor, known: Tensor | None) -> Tensor:
+            if known is None:
+                return own
+            return _smaller(known, chosen, scale) if altered and not _whole(own) else own[:rows]
+
+        return self._changed(data, change)
+
+    def on_others(self, data: Data) -> Data:
+        """Padded sets, with other rows in the place of those that do not count."""
+        rows = data.rows
+        if rows is None:
+            return data
+        size = nest.tensors(data.args)[0].shape[1]
+        counts = torch.arange(size, device=rows.count.device) < rows.count[:, None]
+        chosen, scale = self._choice(*counts.shape)
+
+        def change(own: Tensor, known: Tensor | None) -> Tensor:
+            if known is None:
+                return own
+            fill = _extreme(known, size) if _whole(own) else _smaller(known, chosen, scale)
+            return torch.where(counts.view(*counts.shape, *(1,) * (own.dim() - 2)), own, fill)
+
+        return self._changed(data, change)
+
+    def _choice(self, *shape: int) -> tuple[Tensor, Tensor]:
+        """Which rows, and how much smaller; the same for all tensors."""
+        chosen, scale = (torch.rand(shape, generator=self._generator, dtype=torch.float64) for _ in range(2))
+        return chosen, 0.5 + 0.4 * scale
+
+    def _changed(self, data: Data, change: Callable[[Tensor, Tensor | None], Tensor]) -> Data:
+        tensors = zip(nest.tensors(data.args), self._known, strict=True)
+        return replace(data, args=nest.replaced(data.args, (change(own, known) for own, known in tensors)))
 
 
 def _smaller(known: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
-    """Rows times 0.5 to 0.9, which leaves them in most supports; what is zero in all of them becomes a little more."""
+    """Rows times a number each, which leaves them in most supports; what is zero in all of them is that number."""
     rows = known[(chosen * len(known)).long().to(known.device)]
-    factors = (0.5 + 0.4 * scale).to(known).view(*scale.shape, *(1,) * (known.dim() - 1))
-    return rows * factors + _NOT_ZERO * factors * (known == 0).all(0)
+    scale = scale.to(known).view(*scale.shape, *(1,) * (known.dim() - 1))
+    return rows * scale + scale * (known == 0).all(0)
 
 
-def _extreme(known: Tensor, own: Tensor) -> Tensor:
+def _extreme(known: Tensor, size: int) -> Tensor:
     """In turn the largest and the smallest that each whole number of a row was seen to be."""
-    odd = torch.arange(own.shape[1], device=own.device) % 2 == 1
-    return torch.where(odd.view(-1, *(1,) * (own.dim() - 2)), known.amax(0), known.amin(0)).expand(own.shape)
+    odd = torch.arange(size, device=known.device) % 2 == 1
+    return torch.where(odd.view(-1, *(1,) * (known.dim() - 1)), known.amax(0), known.amin(0))
+
+
+def _whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())

@@ -64,14 +64,18 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
 
 
 def trial_of_padding(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
-    """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any."""
-    try:
-        other = refilled(problem.program, tasks)
-        return None if other is None else trial(problem, other, order, plan)
-    except UnprovedError:
-        return "on fewer rows its loss is not finite, so that nothing proves the padding"
-    except Exception as error:  # whatever the program raises is the reason
-        return f"on fewer rows it fails, {in_short(error)}"
+    """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any.
+
+    The rows that count are altered as well, where the reference runs on what comes out.
+    """
+    reason = None
+    for altered in (True, False):
+        try:
+            other = refilled(problem.program, tasks, altered=altered)
+            return None if other is None else trial(problem, other, order, plan)
+        except Exception as error:  # whatever the program raises is the reason
+            reason = f"on fewer rows it fails, {in_short(error)}"
+    return reason
 
 
 def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
@@ -86,7 +90,7 @@ def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> s
     except Exception as error:  # whatever vmap or the program raises is the reason
         raise _RefusedError(in_short(error)) from error
     if not all_finite(total):
-        raise UnprovedError
+        raise UnprovedError("the reference is not finite")
     if draws_its_own:
         return "its draws can't be made ahead, so that nothing proves the padding" if tasks.unpadded else None
     if all(agree(f, t, double=_DOUBLE, single=_SINGLE) for f, t in zip(found, total, strict=True)):

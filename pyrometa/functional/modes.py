@@ -14,9 +14,12 @@ def modes(modules: Iterable[nn.Module]) -> Any:
     return tuple(map(_switches, modules)), tuple(map(_handled, _PYRO_STACK))
 
 
+_SWITCHES = frozenset((bool, str))
+
+
 def _switches(module: nn.Module) -> tuple[bool | str, ...]:
     """Training or evaluation, and what else a module holds that is true, false or a word."""
-    return tuple(value for value in vars(module).values() if type(value) in (bool, str))
+    return tuple([value for value in vars(module).values() if type(value) in _SWITCHES])
 
 
 def _handled(handler: Any) -> Any:

@@ -153,7 +153,7 @@ class Program:
         They are those of :meth:`score` if there is a ``support``, else of :meth:`loss`.
         """
         shapes = (_shapes(data), support and _shapes(support))
-        key = (*shapes, self.modes())
+        key = (*shapes, tuple(module.training for module in self.modules()))
         if key not in self._tapes:
             objective = self._score if support else self._loss
             recorder = RecordNoise()

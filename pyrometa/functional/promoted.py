@@ -24,6 +24,8 @@ class Promoted(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "__get__":  # what a tensor is, such as a leaf, not its double
+            return promoted(func(*args))
         given = {key: promoted(value) for key, value in kwargs.items()} if kwargs else {}
         if _writes(func, args, kwargs or {}):
             raise NotPromotableError(getattr(func, "__name__", str(func)))
