@@ -20,6 +20,7 @@ from pyrometa.types import Data, StepNoise, TaskBatch, TaskData
 
 _SEED = 10
 _NOISE = 0.3  # of a normal and of a uniform
+_ALMOST = 0.01  # which a covariance that is diagonal in every row survives off its diagonal
 
 
 def refilled(program: Program, tasks: TaskBatch, *, altered: bool) -> TaskBatch | None:
@@ -108,7 +109,7 @@ class _Pool:
         def change(own: Tensor, known: Tensor | None) -> Tensor:
             if known is None:
                 return own
-            return _smaller(known, chosen, scale) if altered and not _whole(own) else own[:rows]
+            return _smaller(known, chosen, scale, 1.0) if altered and not _whole(own) else own[:rows]
 
         return self._changed(data, change)
 
@@ -124,7 +125,7 @@ class _Pool:
         def change(own: Tensor, known: Tensor | None) -> Tensor:
             if known is None:
                 return own
-            fill = _extreme(known, size) if _whole(own) else _smaller(known, chosen, scale)
+            fill = _extreme(known, size) if _whole(own) else _smaller(known, chosen, scale, _ALMOST)
             return torch.where(counts.view(*counts.shape, *(1,) * (own.dim() - 2)), own, fill)
 
         return self._changed(data, change)
@@ -139,11 +140,11 @@ class _Pool:
         return replace(data, args=nest.replaced(data.args, (change(own, known) for own, known in tensors)))
 
 
-def _smaller(known: Tensor, chosen: Tensor, scale: Tensor) -> Tensor:
-    """Rows times a number each, which leaves them in most supports; what is zero in all of them is that number."""
+def _smaller(known: Tensor, chosen: Tensor, scale: Tensor, zero: float) -> Tensor:
+    """Rows times a number each, which leaves them in most supports; what is zero in all of them is a part of that."""
     rows = known[(chosen * len(known)).long().to(known.device)]
     scale = scale.to(known).view(*scale.shape, *(1,) * (known.dim() - 1))
-    return rows * scale + scale * (known == 0).all(0)
+    return rows * scale + zero * scale * (known == 0).all(0)
 
 
 def _extreme(known: Tensor, size: int) -> Tensor:
