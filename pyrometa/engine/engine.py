@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.padding import NotPaddableError, most_padded, padded
+from pyrometa.engine.padding import NotPaddableError, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
@@ -232,7 +232,7 @@ class Engine:
                         raise
                     reason = in_short(error)
                     break
-                reason = trial(problem, most_padded(tasks), order, plan)
+                reason = trial(problem, tasks[:2], order, plan)
                 reason = reason or trial_of_padding(problem, tasks, order, plan)
                 if reason is None:
                     return plan

@@ -44,16 +44,6 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     return [stacked(program, sorted(members, key=_sizes), sizes, plates, columns) for sizes, members in found.items()]
 
 
-def most_padded(tasks: TaskBatch) -> TaskBatch:
-    """Two tasks to try: of padded ones, one with the least rows of support and one with the least of query."""
-    if not tasks.unpadded or len(tasks) == 1:
-        return tasks[:2]
-    least = min(range(len(tasks)), key=lambda i: _rows(tasks.unpadded[i].query))
-    if least == 0:
-        return tasks[:2]
-    return tasks[0 : least + 1 : least]
-
-
 def _row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
     sets = sorted((data for task in tasks for data in (task.support, task.query)), key=_rows)
     if _rows(sets[0]) == _rows(sets[-1]):

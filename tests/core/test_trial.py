@@ -102,7 +102,7 @@ def guide_of_latents(x, y):
     ],
     ids=lambda value: value.__name__,
 )
-@pytest.mark.parametrize("sizes", [(4, 4, 8, 8), (3, 4, 7)], ids=str)
+@pytest.mark.parametrize("sizes", [(4, 4, 8, 8), (3, 4, 5, 6)], ids=str)
 def test_a_first_batch_that_hides_that_rows_are_mixed(model, first, then, sizes):
     guide = (lambda: guide_of_latents) if model is summed_latents else None
     with pytest.warns(pm.LoopWarning, match="run size by size.*rows that do not count change the loss"):
@@ -228,7 +228,7 @@ def test_what_is_a_percent_wrong_is_seen_in_single_precision():
 class Networks(nn.Module):
     """A variational autoencoder of two hidden layers on each side."""
 
-    def __init__(self, size=64, hidden=48, latent=4):
+    def __init__(self, size=256, hidden=100, latent=4):
         super().__init__()
         self.latent = latent
         self.encoder, self.decoder = _network(size, hidden, 2 * latent), _network(latent, hidden, size)
@@ -253,10 +253,11 @@ def _network(*sizes):
 
 
 def test_rounding_that_single_precision_makes_much_of_is_no_difference():
+    torch.manual_seed(1)  # in single precision loop and side by side then differ by more than 2%
     program = Networks()
     inner = pm.Adam(1e-3, learn="layer_step")
     meta = meta_svi(program.model, program.guide, pm.Engine(vectorize=True), inner=inner, steps=2)
-    meta.step((torch.rand(4, 10, 64) < 0.3).float())
+    meta.step((torch.rand(4, 10, 256) < 0.3).float())
 
 
 class Scratch(nn.Module):
