@@ -33,11 +33,12 @@ def mend_attributes(modules: Iterable[nn.Module]) -> None:
     """The same for what modules hold as their own attributes, which is quick to find."""
     for module in modules:
         attributes = vars(module)
-        for name in [name for name, value in attributes.items() if isinstance(value, Tensor) and _is_of_all(value)]:
+        for name in [name for name, value in attributes.items() if isinstance(value, Tensor) and is_of_all(value)]:
             attributes[name] = _of_last(attributes[name])
 
 
-def _is_of_all(value: Tensor) -> bool:
+def is_of_all(value: Tensor) -> bool:
+    """Whether a tensor holds a value for each of the tasks that vmap runs."""
     return bool(is_functorch_wrapped_tensor(value))
 
 
@@ -53,7 +54,7 @@ def _of_last(value: Tensor) -> Tensor:
 def _mended(value: Any, seen: dict[int, Any]) -> tuple[Any, bool]:
     """What to hold in a value's place, and whether anything in it was replaced."""
     if isinstance(value, Tensor):
-        wrapped = _is_of_all(value)
+        wrapped = is_of_all(value)
         return (_of_last(value), True) if wrapped else (value, False)
     if id(value) in seen or isinstance(value, types.ModuleType):
         return value, False

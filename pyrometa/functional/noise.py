@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyrometa.functional.composed import COMPOSED
-from pyrometa.functional.dropout import DROPOUT, dropout_call
+from pyrometa.functional.dropout import DROPOUT, Dropout, dropout_call
 from pyrometa.functional.random import BATCHED, IN_PLACE, OUT_OF_PLACE, Kind
+from pyrometa.functional.recurrent import RECURRENT, Layer, by_formula, by_torch, recurrent
 from pyrometa.functional.streams import STREAMED, drawn_for_each_task, drawn_from_stream, parameters, stream_of
 from pyrometa.functional.twice import TWICE
 
@@ -110,10 +111,18 @@ class _NoiseMode(TorchFunctionMode, ABC):
         shape, dtype, device = make_args(*args, **kwargs)
         return transform(self.next_draw(Draw(kind, tuple(shape), dtype, device)), *args, **kwargs)
 
+    def _recurrent(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs) if kwargs else recurrent(func, args, self._masked, self.layer)
+
+    def layer(self, layer: Layer) -> tuple[Tensor, ...]:
+        """One layer of a recurrent network."""
+        return by_torch(layer)
+
     def _dropped(self, func: Any, args: Any, kwargs: Any) -> Any:
         call = dropout_call(func, args, kwargs)
-        if call is None:
-            return func(*args, **kwargs)
+        return func(*args, **kwargs) if call is None else self._masked(call)
+
+    def _masked(self, call: Dropout) -> Tensor:
         return call(self.next_draw(Draw("uniform", call.shape, call.input.dtype, call.input.device)))
 
     def _streamed(self, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -131,6 +140,7 @@ _ANSWERS: dict[Any, Callable[[_NoiseMode, Any, Any, Any], Any]] = {
     **dict.fromkeys(IN_PLACE, _NoiseMode._filled),
     **dict.fromkeys(OUT_OF_PLACE, _NoiseMode._made),
     **dict.fromkeys(DROPOUT, _NoiseMode._dropped),
+    **dict.fromkeys(RECURRENT, _NoiseMode._recurrent),
     **dict.fromkeys(STREAMED, _NoiseMode._streamed),
     **dict.fromkeys(_IN_OTHER_WORDS, _NoiseMode._composed),
 }
@@ -202,6 +212,10 @@ class BatchedNoise(ReplayNoise):
     def from_stream(self, func: Any, given: Sequence[Tensor], seed: Tensor) -> Tensor:
         """A draw for each task from its own stream."""
         return drawn_for_each_task(func.__name__, given, seed)
+
+    def layer(self, layer: Layer) -> tuple[Tensor, ...]:
+        """By formula: torch's own has no batching rule."""
+        return by_formula(layer)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = BATCHED.get(func)

@@ -9,6 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pyrometa.functional.packed import pack_padded_sequence, pad_packed_sequence
+from pyrometa.functional.recurrent_cells import CELLS
+
 Kind = Literal["normal", "uniform", "seed"]
 
 
@@ -125,9 +128,12 @@ def _clamp_in_place(target: Tensor, *limits: Any, **named: Any) -> Tensor:
     return target.copy_(target.clone().clamp(*limits, **named))
 
 
-BATCHED: dict[Any, Callable[..., Tensor]] = {
+BATCHED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
     torch.Tensor.clamp_: _clamp_in_place,
+    torch._pack_padded_sequence: pack_padded_sequence,
+    torch._pad_packed_sequence: pad_packed_sequence,
+    **CELLS,
 }
 """What distributions and Pyro do that vmap forbids, warns of or gets wrong, in other words."""
 

@@ -141,4 +141,4 @@ def deep_markov():
     program, notes = DMM(), torch.rand(2, TASKS, 4, 3, 3).round()
     masks = (torch.arange(3) < torch.randint(1, 4, (2, TASKS, 4, 1))).float()
     support, query = ((x, x.flip(2), mask.bool()) for x, mask in zip(notes, masks, strict=True))
-    return Tutorial(program.model, program.guide, support, query, adapt="both", looped="rnn_tanh")
+    return Tutorial(program.model, program.guide, support, query, adapt="both")
