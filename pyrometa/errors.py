@@ -25,7 +25,10 @@ class ReachError(ValueError):
 
     Attributes:
         parameters: names of the parameters that are read behind pyrometa's back.
+        has_line: whether the message names the line of the program.
     """
+
+    has_line = False
 
     def __init__(self, message: str, parameters: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -33,7 +36,16 @@ class ReachError(ValueError):
 
 
 class UnsupportedProgramError(ValueError):
-    """The program has a part whose meta-gradient would be wrong or undefined; the message names it and the cure."""
+    """The program has a part whose meta-gradient would be wrong or undefined; the message names it and the cure.
+
+    Args:
+        message: with the cure.
+        has_line: whether it names the line of the program.
+    """
+
+    def __init__(self, message: str, *, has_line: bool = False) -> None:
+        super().__init__(message)
+        self.has_line = has_line
 
 
 class LoopWarning(UserWarning):

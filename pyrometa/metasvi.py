@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrometa.engine import Engine, Problem
 from pyrometa.errors import NotInitialisedError
-from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, second_order, select
+from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, naming_lines, second_order, select
 from pyrometa.functional.program import Objective, Reduction
 from pyrometa.functional.rerun import check_backward
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
@@ -142,8 +142,11 @@ class MetaSVI:
         self._initialise(self._read("support", support, kwargs)[0])
 
     def _initialise(self, data: Data) -> None:
-        if self._optimiser is not None:
-            return
+        if self._optimiser is None:
+            with naming_lines(self._program):
+                self._start(data)
+
+    def _start(self, data: Data) -> None:
         program = self._program
         guards.check_call(self.model, data)
         program.initialise(data)
@@ -202,8 +205,10 @@ class MetaSVI:
         if self.steps:
             self.meta_gradient.check(self.inner, problem.learned, self.steps)
             if self.meta_gradient.order is Order.SECOND:
-                second_order.check(self._program, problem.adapted, tasks[0].support[0])
-        losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
+                with naming_lines(self._program):
+                    second_order.check(self._program, problem.adapted, tasks[0].support[0])
+        with naming_lines(self._program):
+            losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads
 
@@ -242,7 +247,8 @@ class MetaSVI:
         """
         at = range(self.steps + 1) if steps is None else step_counts(steps)
         tasks = self._tasks(support, query, kwargs, max(at))
-        return self.engine.scores(self._problem(max(at)), tasks, at)
+        with naming_lines(self._program):
+            return self.engine.scores(self._problem(max(at)), tasks, at)
 
     def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
         """Fit one task.
@@ -268,7 +274,8 @@ class MetaSVI:
         steps = self.steps if steps is None else step_count("steps", steps)
         self._check_support(supports[0])
         tasks = self._with_noise(supports, supports, steps)
-        fast = self.engine.adapted(self._problem(steps), tasks)
+        with naming_lines(self._program):
+            fast = self.engine.adapted(self._problem(steps), tasks)
         return [AdaptedGuide(self._program, values, data) for values, data in zip(fast, supports, strict=True)]
 
     def plan(
@@ -346,7 +353,8 @@ class MetaSVI:
         queries = supports if query is None else self._read("query", query, kwargs)
         check_pairs(supports, queries)
         self._check_support(supports[0])
-        guards.check_rows(self._program.local_sites, supports, queries)
+        with naming_lines(self._program):
+            guards.check_rows(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
 
     def _read(self, name: str, given: Argument, kwargs: Mapping[str, Any] | None) -> Tasks:

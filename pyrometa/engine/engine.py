@@ -22,8 +22,8 @@ from pyrometa.engine.refilled import varied
 from pyrometa.engine.shapes import layout, modes
 from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.engine.works import FastWeights, Scores
-from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError, in_short
-from pyrometa.functional import Program
+from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
+from pyrometa.functional import Program, stacklevel, told
 from pyrometa.inner import Order, all_finite
 from pyrometa.types import Params, TaskBatch
 
@@ -118,15 +118,16 @@ class Engine:
             return tasks
         except NotPaddableError as error:
             self._unpaddable[problem.program] = str(error)
-            self._fall_back(f"tasks of different sizes can't be padded: {error}", "run size by size")
+            reason = told(problem.program, error)
+            self._fall_back(f"tasks of different sizes can't be padded: {reason}", "run size by size")
             return tasks
         return batches
 
     def _fall_back(self, reason: str, instead: str) -> None:
         if self.vectorize is True or self.record is True or self.compile:
-            raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}")
+            raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}", has_line=True)
         message = f"tasks are {instead}, which is slower: {reason}; Engine(vectorize=False) says it is meant"
-        warnings.warn(message, LoopWarning, stacklevel=2)
+        warnings.warn(message, LoopWarning, stacklevel=stacklevel())
 
     def _together(
         self, problem: Problem, batch: TaskBatch, work: Work, plan: Plan
@@ -155,7 +156,7 @@ class Engine:
                 result = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
             except Exception as error:
                 self._plans[problem.program][_key(problem, batch, work)] = None
-                self._fall_back(in_short(error), "run one by one")
+                self._fall_back(told(problem.program, error), "run one by one")
             else:
                 yield batch.index, result
                 return
@@ -221,7 +222,8 @@ class Engine:
         return plans[key]
 
     def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
-        reason = problem.program.refuses_batches()
+        refused = problem.program.refuses_batches()
+        reason = told(problem.program, refused) if refused else None
         if reason is None:
             forced = self.vectorize is True and self.low_rank is True
             for low_rank in (True,) if forced else (self.low_rank, False):
@@ -230,7 +232,7 @@ class Engine:
                 except Exception as error:
                     if not tasks.unpadded:
                         raise
-                    reason = in_short(error)
+                    reason = told(problem.program, error)
                     break
                 reason = trial(problem, tasks[:2], order, plan)
                 reason = reason or trial_of_padding(problem, tasks, order, plan)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
-from pyrometa.errors import in_short
-from pyrometa.functional import Program
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional import Program, reason
 from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
 
 Columns: TypeAlias = tuple[tuple[bool, ...], tuple[bool, ...]]
 """Of each tensor of a support and of a query set, whether it has as many rows as the set."""
 
 
-class NotPaddableError(Exception):
+class NotPaddableError(UnsupportedProgramError):
     """The tasks can't be brought to one shape, or rows can't be left out of the loss; the message says why."""
 
 
@@ -111,7 +111,7 @@ def stacked(
         ahead = program.tape(replace(support[0], rows=None))
         last = program.tape(replace(query[0], rows=None), replace(support[0], rows=None))
     except Exception as error:  # whatever the program raises is the reason
-        raise NotPaddableError(f"on rows that are repeated the program fails, {in_short(error)}") from error
+        raise NotPaddableError(f"on rows that are repeated the program fails, {reason(error)}") from error
     steps = range(len(tasks[0].support_noise))
     return TaskBatch(
         tuple(task.index for task in tasks),

@@ -15,8 +15,8 @@ from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
 from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import agree
-from pyrometa.errors import UnsupportedProgramError, in_short
-from pyrometa.functional import Fingerprint
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional import Fingerprint, told
 from pyrometa.nest import Same
 from pyrometa.types import TaskBatch
 
@@ -122,7 +122,7 @@ def _recorded(
         made = record(problem, batch, work, plan, compiled=compiled)
     except Exception as error:  # whatever torch or the program raises is the reason
         raise UnsupportedProgramError(
-            f"this program can't be recorded: {in_short(error)}; use Engine(record=False)"
+            f"this program can't be recorded: {told(problem.program, error)}; use Engine(record=False)", has_line=True
         ) from error
     if not (draws_its_own or _says(made, problem, batch, expected)):
         raise UnsupportedProgramError(

@@ -21,8 +21,7 @@ from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.engine.refilled import refilled
-from pyrometa.errors import UnsupportedProgramError, in_short
-from pyrometa.functional import Promoted, left_alone, promoted
+from pyrometa.functional import Promoted, left_alone, promoted, told
 from pyrometa.inner import Order, adapt, all_finite
 from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
 
@@ -74,7 +73,7 @@ def trial_of_padding(problem: Problem, tasks: TaskBatch, order: Order, plan: Pla
             other = refilled(problem.program, tasks, altered=altered)
             return None if other is None else trial(problem, other, order, plan)
         except Exception as error:  # whatever the program raises is the reason
-            reason = f"on fewer rows it fails, {in_short(error)}"
+            reason = f"on fewer rows it fails, {told(problem.program, error)}"
     return reason
 
 
@@ -85,17 +84,16 @@ def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> s
     total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
     try:
         found = side_by_side(partial(_result, problem), BatchPath(problem, tasks, order, plan), thorough=True)
-    except UnsupportedProgramError as error:
-        raise _RefusedError(str(error)) from error
     except Exception as error:  # whatever vmap or the program raises is the reason
-        raise _RefusedError(in_short(error)) from error
+        raise _RefusedError(told(problem.program, error)) from error
     if not all_finite(total):
         raise UnprovedError("the reference is not finite")
     if draws_its_own:
-        return "its draws can't be made ahead, so that nothing proves the padding" if tasks.unpadded else None
+        unproved = "its draws can't be made ahead, so that nothing proves the padding"
+        return told(problem.program, unproved) if tasks.unpadded else None
     if all(agree(f, t, double=_DOUBLE, single=_SINGLE) for f, t in zip(found, total, strict=True)):
         return None
-    return "the vectorised loss or gradient differs from the reference"
+    return told(problem.program, "the vectorised loss or gradient differs from the reference")
 
 
 def _result(problem: Problem, path: Run) -> list[Tensor]:

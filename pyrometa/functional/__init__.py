@@ -8,8 +8,10 @@ from pyrometa.functional.leaves import Leaf
 from pyrometa.functional.packing import pack, unpack
 from pyrometa.functional.program import Program
 from pyrometa.functional.promoted import Promoted, promoted
+from pyrometa.functional.reasons import naming_lines, reason, told
 from pyrometa.functional.selection import Selection, select
 from pyrometa.functional.untouched import left_alone
+from pyrometa.functional.where import stacklevel
 
 __all__ = [
     "AdaptedGuide",
@@ -22,9 +24,13 @@ __all__ = [
     "draw_noise",
     "guards",
     "left_alone",
+    "naming_lines",
     "pack",
     "promoted",
+    "reason",
     "second_order",
     "select",
+    "stacklevel",
+    "told",
     "unpack",
 ]

@@ -15,6 +15,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 
 from pyrometa.functional.layers import layers
+from pyrometa.functional.where import stacklevel
 
 
 def mean_field_elbo(guide: Trace) -> Trace_ELBO:
@@ -30,7 +31,7 @@ def warn_of_forgotten_jacobians(loss: Any, guide: Trace) -> None:
             f"{type(loss).__name__} forgets the Jacobian of guide site {sites[0]!r}, whose support is constrained: "
             "its loss is not the ELBO, and the guide that minimises it not the best; use Trace_ELBO",
             UserWarning,
-            stacklevel=2,
+            stacklevel=stacklevel(),
         )
 
 

@@ -79,6 +79,7 @@ class Program:
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
         self.local_sites: tuple[str, ...] = ()
+        self.site_lines: dict[str, str] = {}
         self.proved: set[Any] = set()
         self._registered: list[nn.Module] = []
 
@@ -101,6 +102,7 @@ class Program:
         buffers.see(self.modules())
         with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
             guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
+            self.site_lines = {**model.recorder.lines, **guide.recorder.lines}
             guards.check_sites(guide.trace, model.trace)
             if self._given[0] is None:
                 self._use(mean_field_elbo(guide.trace))

@@ -18,12 +18,16 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyrometa.functional.buffers import Buffers
+from pyrometa.functional.where import line_of_call
 
 Side = Literal["guide", "model"]
 
 
 class ParamRecorder(Messenger):
-    """Notes each ``param`` message of a program: its leaf, its constraint, its modules and their buffers."""
+    """Notes each ``param`` message of a program: its leaf, its constraint, its modules and their buffers.
+
+    Of each ``sample`` message it notes the line.
+    """
 
     def __init__(self, buffers: Buffers) -> None:
         super().__init__()
@@ -31,6 +35,12 @@ class ParamRecorder(Messenger):
         self.leaves: dict[str, Tensor] = {}
         self.constraints: dict[str, Constraint] = {}
         self.modules: dict[int, nn.Module] = {}
+        self.lines: dict[str, str] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        line = line_of_call()
+        if line is not None:
+            self.lines[msg["name"]] = line
 
     def _pyro_post_param(self, msg: Any) -> None:
         registering = list(_registering_modules())

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyrometa.errors import UnsupportedProgramError, first_line
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.functional.reasons import reason
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def naming_sites() -> Iterator[None]:
         if site is None:
             raise
         raise UnsupportedProgramError(
-            f"site {site['name']!r} ({type(site['fn']).__name__}): {first_line(error)}"
+            f"site {site['name']!r} ({type(site['fn']).__name__}): {reason(error)}"
         ) from error
 
 
