@@ -1,12 +1,15 @@
 r"""Recurrences, differentiable to any order, of which only the steps themselves run one after the other.
 
-A cell acts on each unit by itself: :math:`s_t = \phi(s_{t-1}, x_t + h_{t-1} W)`, where :math:`h` is the first part of
-the state :math:`s`. Once all states are known, the derivatives of all steps follow at once: :math:`A_t` by the state
-and :math:`K_t` by the gates, diagonal both. The gradient of a loss is then a linear recurrence
+A cell acts on each unit by itself. A new value is :math:`c_t = \phi(c_{t-1}, y_t)` with the gates
+:math:`y_t = x_t + h_{t-1} W`; the output :math:`h_t` is :math:`c_t` itself, or of an LSTM a function of it and the
+last gate. Once all states are known, the derivatives of all steps follow at once: :math:`a_t` by the value before,
+:math:`k_t` by the gates, and :math:`m_t` of an LSTM's output by its value, diagonal all. The gradient of a loss is
+then a linear recurrence back in time,
 
-.. math:: \lambda_{t-1} = g_{t-1} + A_t \lambda_t + (K_t \lambda_t) W^T
+.. math:: \lambda^c_t = g^c_t + a_{t+1} \lambda^c_{t+1} + m_t \lambda^h_t, \qquad
+    \lambda^h_t = g^h_t + (k_{t+1} \lambda_{t+1}) W^T
 
-and the gradient of that one a linear recurrence forward in time. No step builds a graph, and what is summed over time,
+and the gradient of that one is its transpose, forward in time. No step builds a graph, and what is summed over time,
 as the gradient of :math:`W`, is one matrix product: step by step each would add a matrix of that size for each task.
 
 Shapes: states are ``(batch, time, rows, units)``, gates ``(batch, time, rows, gates * units)`` and :math:`W`
@@ -25,11 +28,27 @@ from torch import Tensor
 from torch.autograd import Function
 
 State = tuple[Tensor, ...]
-Blocks = list[Tensor | None]
-Jacobian = tuple[Blocks, list[Tensor], Tensor | None]
+"""``(h,)``, or of an LSTM ``(h, c)``."""
 
 _through_sigmoid = torch.ops.aten.sigmoid_backward
 _through_tanh = torch.ops.aten.tanh_backward
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The derivatives of all steps.
+
+    Attributes:
+        carried: of the new value by the one before; None for zero.
+        gates: of the new value by each gate; of an LSTM's output by the last.
+        output: of an LSTM's output by its value; None where they are the same.
+        besides: of the new value by what is read besides.
+    """
+
+    carried: Tensor | None
+    gates: Tensor
+    output: Tensor | None = None
+    besides: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +57,7 @@ class Cell:
 
     Attributes:
         step: from a state, the gates and what is read besides to the next state.
-        jacobian: from the state before, the state after, the gates and what is read besides to the blocks of ``A``, row
-            by row and None where they are zero, the rows of ``K``, and the derivative by what is read besides.
+        jacobian: from the states before and after each step, the gates and what is read besides.
     """
 
     step: Callable[[State, Tensor, Any], State]
@@ -59,7 +77,7 @@ def recurrence(cell: Cell, weight: Tensor, start: State, gates: Tensor, besides:
     Returns:
         The parts of the state, each ``(batch, time, rows, units)``.
     """
-    return _Recurrence.apply(cell, weight, gates, besides, *start)
+    return _Recurrence.apply(cell, weight, gates, besides, *start)[:-1]
 
 
 def _split(gates: Tensor, units: int) -> tuple[Tensor, ...]:
@@ -80,24 +98,23 @@ def _gru_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> J
     n = torch.tanh(torch.addcmul(besides, r, recurrent))
     by_n = _through_tanh(1 - z, n)
     k = torch.cat([_through_sigmoid(by_n * recurrent, r), _through_sigmoid(h - n, z), by_n * r], -1)
-    return [z], [k], by_n
+    return Jacobian(z, k, besides=by_n)
 
 
 def _lstm_step(state: State, gates: Tensor, besides: Any) -> State:
-    c = state[1]
-    i, f, o = torch.sigmoid(gates[..., : 3 * c.shape[-1]]).chunk(3, -1)
-    c = torch.addcmul(f * c, i, torch.tanh(gates[..., 3 * c.shape[-1] :]))
+    size = state[1].shape[-1]
+    i, f = torch.sigmoid(gates[..., : 2 * size]).chunk(2, -1)
+    g, o = torch.tanh(gates[..., 2 * size : 3 * size]), torch.sigmoid(gates[..., 3 * size :])
+    c = torch.addcmul(f * state[1], i, g)
     return o * torch.tanh(c), c
 
 
 def _lstm_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
-    c = before[1]
-    i, f, o, g = _split(gates, c.shape[-1])
-    i, f, o, g, tanh_c = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g), torch.tanh(after[1])
-    by_c = _through_tanh(o, tanh_c)
-    k_i, k_f, k_g = _through_sigmoid(g, i), _through_sigmoid(c, f), _through_tanh(i, g)
-    k_h = torch.cat([by_c * k_i, by_c * k_f, _through_sigmoid(tanh_c, o), by_c * k_g], -1)
-    return [None, by_c * f, None, f], [k_h, torch.cat([k_i, k_f, torch.zeros_like(c), k_g], -1)], None
+    c, tanh_c = before[1], torch.tanh(after[1])
+    i, f, g, o = _split(gates, c.shape[-1])
+    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+    k = [_through_sigmoid(g, i), _through_sigmoid(c, f), _through_tanh(i, g), _through_sigmoid(tanh_c, o)]
+    return Jacobian(f, torch.cat(k, -1), _through_tanh(o, tanh_c))
 
 
 def _tanh_step(state: State, gates: Tensor, besides: Any) -> State:
@@ -105,7 +122,7 @@ def _tanh_step(state: State, gates: Tensor, besides: Any) -> State:
 
 
 def _tanh_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
-    return [None], [1 - after[0].square()], None
+    return Jacobian(None, 1 - after[0].square())
 
 
 def _relu_step(state: State, gates: Tensor, besides: Any) -> State:
@@ -113,14 +130,14 @@ def _relu_step(state: State, gates: Tensor, besides: Any) -> State:
 
 
 def _relu_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
-    return [None], [(gates > 0).to(gates.dtype)], None
+    return Jacobian(None, (gates > 0).to(gates.dtype))
 
 
 GRU = Cell(_gru_step, _gru_jacobian)
 """Gates: reset, update, and the state's part of the new value; the input's part is read besides."""
 
 LSTM = Cell(_lstm_step, _lstm_jacobian)
-"""Gates: input, forget, output, cell; the state is ``(h, c)``."""
+"""Gates: input, forget, cell, output."""
 
 RNN_TANH = Cell(_tanh_step, _tanh_jacobian)
 RNN_RELU = Cell(_relu_step, _relu_jacobian)
@@ -131,6 +148,7 @@ class _Batched(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
         ctx.inputs = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
         ctx.save_for_backward(*(inputs[i] for i in ctx.places), *output)
@@ -156,102 +174,93 @@ def _saved(ctx: Any) -> tuple[list[Any], State]:
 
 
 class _Recurrence(_Batched):
+    """The states at all times, and last the gates."""
+
     @staticmethod
     def forward(cell: Cell, weight: Tensor, gates: Tensor, besides: Tensor | None, *start: Tensor) -> State:
         state, found = start, []
         read = [None] * gates.shape[1] if besides is None else besides.unbind(1)
         for given, also in zip(gates.unbind(1), read, strict=True):
-            state = cell.step(state, torch.baddbmm(given, state[0], weight), also)
-            found.append(state)
+            now = torch.baddbmm(given, state[0], weight)
+            state = cell.step(state, now, also)
+            found.append((*state, now))
         return _stacked(found)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (cell, weight, gates, besides, *start), after = _saved(ctx)
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        (cell, weight, _, besides, *start), (*after, gates) = _saved(ctx)
+        *of_states, of_gates = grads
+        sources = [torch.zeros_like(s) if g is None else g for s, g in zip(after, of_states, strict=True)]
+        if of_gates is not None:
+            through = _times(of_gates[:, 1:], weight.mT)
+            sources[0] = sources[0] + torch.cat([through, torch.zeros_like(sources[0][:, :1])], 1)
         before = _before(after, start)
-        a, k, by_besides = cell.jacobian(before, after, gates + _times(before[0], weight), besides)
-        adjoint = _Linear.apply(True, weight, *grads, *a, *k)
-        by_gates = _weighed(k, adjoint)
-        by_start = _by_start(a, adjoint, by_gates[:, 0] @ weight.mT)
-        by_besides = None if by_besides is None else by_besides * adjoint[0]
+        j = cell.jacobian(before, tuple(after), gates, besides)
+        adjoint = _Linear.apply(True, weight, j.gates, j.carried, j.output, *sources)
+        by_gates = _weighed(j.gates, adjoint)
+        by_gates = by_gates if of_gates is None else by_gates + of_gates
+        by_start = [by_gates[:, 0] @ weight.mT]
+        if j.carried is not None:
+            by_start.append(j.carried[:, 0] * adjoint[-1][:, 0])
+        by_start = by_start if len(start) == 2 else [sum(by_start[1:], by_start[0])]
+        by_besides = None if j.besides is None else j.besides * adjoint[0]
         return None, _over_time(before[0], by_gates), by_gates, by_besides, *by_start
-
-
-def _by_start(a: Blocks, adjoint: State, by_product: Tensor) -> list[Tensor | None]:
-    found: list[Tensor | None] = [by_product, *[None] * (len(adjoint) - 1)]
-    for place, block in enumerate(a):
-        if block is not None:
-            row, column = divmod(place, len(adjoint))
-            part, so_far = block[:, 0] * adjoint[row][:, 0], found[column]
-            found[column] = part if so_far is None else so_far + part
-    return found
 
 
 class _Linear(_Batched):
     """The recurrence of the derivatives: back in time from a loss's gradients, or its transpose forward in time."""
 
     @staticmethod
-    def forward(back: bool, weight: Tensor, *rest: Tensor | None) -> State:
-        sources, a, k = _parts(rest)
-        units = sources[0].shape[-1]
-        return _stacked(
-            (_back if back else _ahead)(
-                weight,
-                [part.unbind(1) for part in sources],
-                [None if block is None else block.unbind(1) for block in a],
-                [row.unflatten(-1, (-1, units)).unbind(1) for row in k],
-            )
-        )
+    def forward(
+        back: bool, weight: Tensor, k: Tensor, carried: Tensor | None, output: Tensor | None, *sources: Tensor
+    ) -> State:
+        none = [None] * k.shape[1]
+        a, m = (none if part is None else part.unbind(1) for part in (carried, output))
+        return _stacked((_back if back else _ahead)(weight, k.unbind(1), a, m, [part.unbind(1) for part in sources]))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        (back, weight, *rest), found = _saved(ctx)
-        _, a, k = _parts(rest)
-        other = _Linear.apply(not back, weight, *grads, *a, *k)
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        (back, weight, k, carried, output, *_), found = _saved(ctx)
+        sources = [torch.zeros_like(s) if g is None else g for s, g in zip(found, grads, strict=True)]
+        other = _Linear.apply(not back, weight, k, carried, output, *sources)
         ahead, adjoint = (other, found) if back else (found, other)
         before = _before(ahead, [torch.zeros_like(part[:, 0]) for part in ahead])
-        product = _times(before[0], weight)
-        pairs = [(row, column) for row in adjoint for column in before]
-        by_a = [None if block is None else row * column for block, (row, column) in zip(a, pairs, strict=True)]
-        by_k = [_weighed([product], [part]) for part in adjoint]
-        return None, _over_time(before[0], _weighed(k, adjoint)), *other, *by_a, *by_k
+        by_k = _weighed(_times(before[0], weight), adjoint)
+        by_carried = None if carried is None else adjoint[-1] * before[-1]
+        by_output = None if output is None else adjoint[0] * ahead[-1]
+        by_weight = _over_time(before[0], _weighed(k, adjoint))
+        return None, by_weight, by_k, by_carried, by_output, *other
 
 
-def _parts(rest: Sequence[Any]) -> tuple[Sequence[Tensor], Blocks, Sequence[Tensor]]:
-    """For one part of the state a source, a block and a row; for two, two sources, four blocks and two rows."""
-    count = 1 if len(rest) == 3 else 2
-    return rest[:count], list(rest[count:-count]), rest[-count:]
-
-
-def _back(weight: Tensor, sources: Any, a: Any, k: Any) -> list[State]:
-    now, transposed = [part[-1] for part in sources], weight.mT
-    found = [tuple(now)]
-    for t in range(len(sources[0]) - 1, 0, -1):
-        by_gates = k[0][t] * now[0].unsqueeze(-2)
-        for row, part in zip(k[1:], now[1:], strict=True):
-            by_gates = by_gates.addcmul(row[t], part.unsqueeze(-2))
-        then = [part[t - 1] for part in sources]
-        then[0] = torch.baddbmm(then[0], by_gates.flatten(-2), transposed)
-        for place, block in enumerate(a):
-            if block is not None:
-                row, column = divmod(place, len(now))
-                then[column] = then[column].addcmul(block[t], now[row])
-        now = then
+def _back(weight: Tensor, k: Any, a: Any, m: Any, sources: Any) -> list[State]:
+    found: list[State] = []
+    transposed = weight.mT
+    for t in range(len(k) - 1, -1, -1):
+        now = [part[t] for part in sources]
+        if found:
+            now[0] = torch.baddbmm(now[0], _weighed(k[t + 1], found[-1]), transposed)
+            if a[t + 1] is not None:
+                now[-1] = torch.addcmul(now[-1], a[t + 1], found[-1][-1])
+        if m[t] is not None:
+            now[1] = torch.addcmul(now[1], m[t], now[0])
         found.append(tuple(now))
     return found[::-1]
 
 
-def _ahead(weight: Tensor, sources: Any, a: Any, k: Any) -> list[State]:
-    now = [part[0] for part in sources]
-    found = [tuple(now)]
-    for t in range(1, len(sources[0])):
-        gates = (now[0] @ weight).unflatten(-1, (-1, now[0].shape[-1]))
-        then = [part[t] + (row[t] * gates).sum(-2) for part, row in zip(sources, k, strict=True)]
-        for place, block in enumerate(a):
-            if block is not None:
-                row, column = divmod(place, len(now))
-                then[row] = then[row].addcmul(block[t], now[column])
-        now = then
+def _ahead(weight: Tensor, k: Any, a: Any, m: Any, sources: Any) -> list[State]:
+    found: list[State] = []
+    for t in range(len(k)):
+        now = [part[t] for part in sources]
+        if found:
+            by_gate = (k[t] * (found[-1][0] @ weight)).unflatten(-1, (-1, now[0].shape[-1]))
+            if m[t] is not None:
+                now[0] = now[0] + by_gate[..., -1, :]
+                by_gate = by_gate[..., :-1, :]
+            now[-1] = now[-1] + by_gate.sum(-2)
+            if a[t] is not None:
+                now[-1] = torch.addcmul(now[-1], a[t], found[-1][-1])
+        if m[t] is not None:
+            now[0] = torch.addcmul(now[0], m[t], now[1])
         found.append(tuple(now))
     return found
 
@@ -260,7 +269,7 @@ def _stacked(steps: Sequence[State]) -> State:
     return tuple(torch.stack(part, 1) for part in zip(*steps, strict=True))
 
 
-def _before(states: State, start: Sequence[Tensor]) -> State:
+def _before(states: Sequence[Tensor], start: Sequence[Tensor]) -> State:
     """The state before each step."""
     return tuple(torch.cat([s[:, None], part[:, :-1]], 1) for s, part in zip(start, states, strict=True))
 
@@ -274,10 +283,10 @@ def _over_time(left: Tensor, right: Tensor) -> Tensor:
     return left.flatten(1, 2).mT @ right.flatten(1, 2)
 
 
-def _weighed(k: Sequence[Tensor], state: Sequence[Tensor]) -> Tensor:
-    """For each gate the sum over the parts of the state."""
-    products = [
-        (row.unflatten(-1, (-1, part.shape[-1])) * part.unsqueeze(-2)).flatten(-2)
-        for row, part in zip(k, state, strict=True)
-    ]
-    return products[0] if len(products) == 1 else products[0] + products[1]
+def _weighed(k: Tensor, state: Sequence[Tensor]) -> Tensor:
+    """Each gate times what it acts on: the value, or of an LSTM's last gate the output."""
+    value = state[-1].unsqueeze(-2)
+    by_gate = k.unflatten(-1, (-1, value.shape[-1]))
+    if len(state) == 1:
+        return (by_gate * value).flatten(-2)
+    return torch.cat([(by_gate[..., :-1, :] * value).flatten(-2), by_gate[..., -1, :] * state[0]], -1)

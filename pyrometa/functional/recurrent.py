@@ -123,7 +123,7 @@ def _run(layer: Layer, ways: Sequence[_Way], given: Sequence[Tensor]) -> State:
 
 @dataclass(frozen=True)
 class _Way:
-    """The weights of one direction, in the order of the cell's gates."""
+    """The weights of one direction, for the cell's gates."""
 
     given: Tensor
     bias: Tensor | None
@@ -134,8 +134,6 @@ class _Way:
     def of(cls, layer: Layer, weights: Weights) -> _Way:
         given, recurrent, *more = weights
         biases, projection = (more[:2], more[2:]) if layer.has_biases else ((), more)
-        if layer.function is torch.lstm:
-            given, recurrent, *biases = (_output_before_cell(value) for value in (given, recurrent, *biases))
         bias = biases[0] + biases[1] if biases else None
         if layer.function is torch.gru:
             given, bias = _with_besides(given, biases)
@@ -145,11 +143,6 @@ class _Way:
         """What the input gives to the gates, at all times in one product."""
         product = data.flatten(0, 1) @ self.given.T
         return (product if self.bias is None else product + self.bias).unflatten(0, data.shape[:2])
-
-
-def _output_before_cell(value: Tensor) -> Tensor:
-    i, f, g, o = value.chunk(4)
-    return torch.cat([i, f, o, g])
 
 
 def _with_besides(given: Tensor, biases: Weights) -> tuple[Tensor, Tensor | None]:

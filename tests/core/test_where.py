@@ -139,9 +139,7 @@ class Branching(dist.Normal):
 
 
 def test_a_fallback_at_a_site_names_the_line_that_failed():
-    with pytest.warns(
-        pm.LoopWarning, match=rf"site 'z' \(Branching\): vmap can't batch this: an if.*{line('log_prob')}"
-    ):
+    with pytest.warns(pm.LoopWarning, match=rf"site 'z' \(Branching\): vmap can't batch.*{line('log_prob')}"):
         meta_svi(fails_in_the_log_prob).step(torch.ones(3, 4))
 
 
