@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -25,7 +27,7 @@ from pyrometa.errors import UnsupportedProgramError, first_line
 from pyrometa.functional import guards
 from pyrometa.functional.graph import graph_nodes
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
-from pyrometa.functional.site_parts import site_parts
+from pyrometa.functional.site_parts import draws, site_parts
 from pyrometa.functional.twice import TwiceDifferentiable
 from pyrometa.functional.untouched import left_alone
 from pyrometa.types import Data, Params
@@ -221,8 +223,15 @@ class _Proof:
         return part
 
     def _sites(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        held = self._held
         torch.manual_seed(_SEED)
-        return site_parts(self._program, values, self._data)
+        return site_parts(self._program, values, self._data, held)
+
+    @cached_property
+    def _held(self) -> Trace:
+        """Draws whose values no gradient passes, so that none may move with the parameters either."""
+        torch.manual_seed(_SEED)
+        return draws(self._program, self._at({}, 0.0), self._data, self._program.guide_draws.score_function)
 
 
 def _functions(output: Tensor) -> str:

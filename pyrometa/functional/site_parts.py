@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyro import poutine
@@ -17,17 +17,29 @@ if TYPE_CHECKING:
 _WRAPPERS = ("Independent", "MaskedDistribution", "ExpandedDistribution")
 
 
-def site_parts(program: Program, params: Mapping[str, Tensor], data: Data) -> dict[str, Tensor]:
+def draws(program: Program, params: Mapping[str, Tensor], data: Data, sites: Collection[str]) -> poutine.Trace:
+    """What the guide draws at some sites, for :func:`site_parts` to hold."""
+    with program.using(params):
+        _, run_guide = enumerated(program.elbo, program.model, program.conditioned(data), data)
+        trace = poutine.trace(run_guide).get_trace(*data.args, **data.kwargs)
+    for name in set(trace.nodes) - set(sites):
+        trace.remove_node(name)
+    trace.detach_()
+    return trace
+
+
+def site_parts(program: Program, params: Mapping[str, Tensor], data: Data, held: poutine.Trace) -> dict[str, Tensor]:
     """The values and log densities that depend on the parameters, by a description of the site, in the program's order.
 
     Args:
         program: whose sites.
         params: unconstrained values by name.
         data: what the model and the guide take.
+        held: draws of the guide that are not made anew.
     """
     with program.using(params):
         run_model, run_guide = enumerated(program.elbo, program.model, program.conditioned(data), data)
-        guide = poutine.trace(run_guide).get_trace(*data.args, **data.kwargs)
+        guide = poutine.trace(poutine.replay(run_guide, trace=held)).get_trace(*data.args, **data.kwargs)
         replayed = poutine.replay(run_model, trace=guide)
         model = poutine.trace(replayed).get_trace(*data.args, **data.kwargs)
         return {**_parts("guide", guide), **_parts("model", model)}
