@@ -89,8 +89,13 @@ def check_draws(program: Program, adapted: Iterable[str]) -> None:
             )
 
 
-def check_sites(guide: Trace, model: Trace) -> None:
+def check_sites(guide: Trace, model: Trace, lines: Mapping[str, str]) -> None:
     """Refuse a guide whose latent sites are not the model's.
+
+    Args:
+        guide: a trace of the guide.
+        model: of the model.
+        lines: where the program samples each site, as far as it is known.
 
     Raises:
         ValueError: naming the sites.
@@ -100,7 +105,7 @@ def check_sites(guide: Trace, model: Trace) -> None:
     if missing:
         raise ValueError(
             f"the guide has no site for {_listed(missing)} of the model (it has {_listed(in_guide) or 'none'}): "
-            "add a pyro.sample of that name to the guide, or enumerate the site"
+            f"add a pyro.sample of that name to the guide, or enumerate the site{_at(lines, missing[0])}"
         )
     extra = [
         name for name, site in in_guide.items() if name not in model.nodes and not site["infer"].get("is_auxiliary")
@@ -108,8 +113,12 @@ def check_sites(guide: Trace, model: Trace) -> None:
     if extra:
         raise ValueError(
             f"the guide samples {_listed(extra)}, which the model does not have (it has {_listed(in_model) or 'none'})"
-            ': rename the site, or mark it infer={"is_auxiliary": True}'
+            f': rename the site, or mark it infer={{"is_auxiliary": True}}{_at(lines, extra[0])}'
         )
+
+
+def _at(lines: Mapping[str, str], site: str) -> str:
+    return f" ({lines[site]})" if site in lines else ""
 
 
 def check_list(model: Callable[..., Any], name: str, given: Any) -> None:

@@ -103,7 +103,7 @@ class Program:
         with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
             guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
             self.site_lines = {**model.recorder.lines, **guide.recorder.lines}
-            guards.check_sites(guide.trace, model.trace)
+            guards.check_sites(guide.trace, model.trace, self.site_lines)
             if self._given[0] is None:
                 self._use(mean_field_elbo(guide.trace))
             for objective in filter(None, self._given):

@@ -13,8 +13,8 @@ and the gradient of that one is its transpose, forward in time. No step builds a
 as the gradient of :math:`W`, is one matrix product: step by step each would add a matrix of that size for each task.
 
 Shapes: states are ``(batch, time, rows, units)``, gates ``(batch, time, rows, gates * units)`` and :math:`W`
-``(batch, units, gates * units)``. What a cell reads besides, as the part of a GRU's new value that the input gives, is
-``(batch, time, rows, units)``.
+``(batch, units, gates * units)``. A cell may read more than the gates that :math:`W` feeds, as a GRU what the
+input gives to the new value: it stands behind them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Jacobian:
         carried: of the new value by the one before; None for zero.
         gates: of the new value by each gate; of an LSTM's output by the last.
         output: of an LSTM's output by its value; None where they are the same.
-        besides: of the new value by what is read besides.
+        besides: of the new value by what stands behind the gates; None where nothing does.
     """
 
     carried: Tensor | None
@@ -56,44 +56,43 @@ class Cell:
     """One step of a recurrence.
 
     Attributes:
-        step: from a state, the gates and what is read besides to the next state.
-        jacobian: from the states before and after each step, the gates and what is read besides.
+        step: from a state, the gates and what stands behind them to the next state.
+        jacobian: from the states before and after each step and the gates with what stands behind them.
     """
 
-    step: Callable[[State, Tensor, Any], State]
-    jacobian: Callable[[State, State, Tensor, Any], Jacobian]
+    step: Callable[[State, Tensor, Tensor], State]
+    jacobian: Callable[[State, State, Tensor], Jacobian]
 
 
-def recurrence(cell: Cell, weight: Tensor, start: State, gates: Tensor, besides: Tensor | None = None) -> State:
+def recurrence(cell: Cell, weight: Tensor, start: State, gates: Tensor) -> State:
     """All states after each step.
 
     Args:
         cell: what to step by.
         weight: ``W``.
         start: the parts of the state before the first step, each ``(batch, rows, units)``.
-        gates: what the input gives to the gates at each time.
-        besides: what else the cell reads at each time.
+        gates: what the input gives to the gates at each time, and what else the cell reads behind it.
 
     Returns:
         The parts of the state, each ``(batch, time, rows, units)``.
     """
-    return _Recurrence.apply(cell, weight, gates, besides, *start)[:-1]
+    return _Recurrence.apply(cell, weight, gates, *start)[:-1]
 
 
 def _split(gates: Tensor, units: int) -> tuple[Tensor, ...]:
     return gates.unflatten(-1, (-1, units)).unbind(-2)
 
 
-def _gru_step(state: State, gates: Tensor, besides: Any) -> State:
+def _gru_step(state: State, gates: Tensor, besides: Tensor) -> State:
     (h,) = state
     r, z = torch.sigmoid(gates[..., : 2 * h.shape[-1]]).chunk(2, -1)
     n = torch.tanh(torch.addcmul(besides, r, gates[..., 2 * h.shape[-1] :]))
     return (torch.lerp(n, h, z),)
 
 
-def _gru_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
+def _gru_jacobian(before: State, after: State, gates: Tensor) -> Jacobian:
     (h,) = before
-    r, z, recurrent = _split(gates, h.shape[-1])
+    r, z, recurrent, besides = _split(gates, h.shape[-1])
     r, z = torch.sigmoid(r), torch.sigmoid(z)
     n = torch.tanh(torch.addcmul(besides, r, recurrent))
     by_n = _through_tanh(1 - z, n)
@@ -101,7 +100,7 @@ def _gru_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> J
     return Jacobian(z, k, besides=by_n)
 
 
-def _lstm_step(state: State, gates: Tensor, besides: Any) -> State:
+def _lstm_step(state: State, gates: Tensor, besides: Tensor) -> State:
     size = state[1].shape[-1]
     i, f = torch.sigmoid(gates[..., : 2 * size]).chunk(2, -1)
     g, o = torch.tanh(gates[..., 2 * size : 3 * size]), torch.sigmoid(gates[..., 3 * size :])
@@ -109,7 +108,7 @@ def _lstm_step(state: State, gates: Tensor, besides: Any) -> State:
     return o * torch.tanh(c), c
 
 
-def _lstm_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
+def _lstm_jacobian(before: State, after: State, gates: Tensor) -> Jacobian:
     c, tanh_c = before[1], torch.tanh(after[1])
     i, f, g, o = _split(gates, c.shape[-1])
     i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
@@ -117,19 +116,19 @@ def _lstm_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> 
     return Jacobian(f, torch.cat(k, -1), _through_tanh(o, tanh_c))
 
 
-def _tanh_step(state: State, gates: Tensor, besides: Any) -> State:
+def _tanh_step(state: State, gates: Tensor, besides: Tensor) -> State:
     return (torch.tanh(gates),)
 
 
-def _tanh_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
+def _tanh_jacobian(before: State, after: State, gates: Tensor) -> Jacobian:
     return Jacobian(None, 1 - after[0].square())
 
 
-def _relu_step(state: State, gates: Tensor, besides: Any) -> State:
+def _relu_step(state: State, gates: Tensor, besides: Tensor) -> State:
     return (torch.relu(gates),)
 
 
-def _relu_jacobian(before: State, after: State, gates: Tensor, besides: Any) -> Jacobian:
+def _relu_jacobian(before: State, after: State, gates: Tensor) -> Jacobian:
     return Jacobian(None, (gates > 0).to(gates.dtype))
 
 
@@ -177,34 +176,37 @@ class _Recurrence(_Batched):
     """The states at all times, and last the gates."""
 
     @staticmethod
-    def forward(cell: Cell, weight: Tensor, gates: Tensor, besides: Tensor | None, *start: Tensor) -> State:
-        state, found = start, []
-        read = [None] * gates.shape[1] if besides is None else besides.unbind(1)
-        for given, also in zip(gates.unbind(1), read, strict=True):
-            now = torch.baddbmm(given, state[0], weight)
-            state = cell.step(state, now, also)
+    def forward(cell: Cell, weight: Tensor, gates: Tensor, *start: Tensor) -> State:
+        state, found, fed = start, [], weight.shape[-1]
+        for given in gates.unbind(1):
+            now, besides = torch.baddbmm(given[..., :fed], state[0], weight), given[..., fed:]
+            state = cell.step(state, now, besides)
             found.append((*state, now))
-        return _stacked(found)
+        *states, now = _stacked(found)
+        return (*states, _joined(now, gates[..., fed:]))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        (cell, weight, _, besides, *start), (*after, gates) = _saved(ctx)
+        (cell, weight, _, *start), (*after, gates) = _saved(ctx)
         *of_states, of_gates = grads
+        fed = weight.shape[-1]
         sources = [torch.zeros_like(s) if g is None else g for s, g in zip(after, of_states, strict=True)]
         if of_gates is not None:
-            through = _times(of_gates[:, 1:], weight.mT)
+            through = _times(of_gates[:, 1:, :, :fed], weight.mT)
             sources[0] = sources[0] + torch.cat([through, torch.zeros_like(sources[0][:, :1])], 1)
         before = _before(after, start)
-        j = cell.jacobian(before, tuple(after), gates, besides)
+        j = cell.jacobian(before, tuple(after), gates)
         adjoint = _Linear.apply(True, weight, j.gates, j.carried, j.output, *sources)
-        by_gates = _weighed(j.gates, adjoint)
-        by_gates = by_gates if of_gates is None else by_gates + of_gates
-        by_start = [by_gates[:, 0] @ weight.mT]
+        by_fed, by_besides = _weighed(j.gates, adjoint), None if j.besides is None else j.besides * adjoint[0]
+        by_gates = by_fed if by_besides is None else _joined(by_fed, by_besides)
+        if of_gates is not None:
+            by_gates = by_gates + of_gates
+            by_fed = by_gates[..., :fed]
+        by_start = [by_fed[:, 0] @ weight.mT]
         if j.carried is not None:
             by_start.append(j.carried[:, 0] * adjoint[-1][:, 0])
         by_start = by_start if len(start) == 2 else [sum(by_start[1:], by_start[0])]
-        by_besides = None if j.besides is None else j.besides * adjoint[0]
-        return None, _over_time(before[0], by_gates), by_gates, by_besides, *by_start
+        return None, _over_time(before[0], by_fed), by_gates, *by_start
 
 
 class _Linear(_Batched):
@@ -263,6 +265,10 @@ def _ahead(weight: Tensor, k: Any, a: Any, m: Any, sources: Any) -> list[State]:
             now[0] = torch.addcmul(now[0], m[t], now[1])
         found.append(tuple(now))
     return found
+
+
+def _joined(gates: Tensor, besides: Tensor) -> Tensor:
+    return torch.cat([gates, besides], -1) if besides.shape[-1] else gates
 
 
 def _stacked(steps: Sequence[State]) -> State:

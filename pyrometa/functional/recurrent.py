@@ -107,18 +107,19 @@ def _turned_back(given: Tensor, lengths: Tensor | None, way: int) -> Tensor:
 
 def _run(layer: Layer, ways: Sequence[_Way], given: Sequence[Tensor]) -> State:
     """The parts of the state at all times, each ``(directions, time, rows, units)``."""
-    weight, start = torch.stack([way.recurrent.T for way in ways]), layer.start
-    gates, besides = torch.stack(list(given)), None
-    if layer.function is torch.gru:
-        gates, besides = gates.split([weight.shape[-1], weight.shape[-2]], -1)
+    weight, gates, start = _stacked([way.recurrent.T for way in ways]), _stacked(given), layer.start
     cell = _CELLS[layer.function]
     if ways[0].projection is None:
-        return recurrence(cell, weight, start, gates, besides)
+        return recurrence(cell, weight, start, gates)
     # The state is what is yet to be projected; that to start with is projected already.
-    projection = torch.stack([way.projection.T for way in ways if way.projection is not None])
+    projection = _stacked([way.projection.T for way in ways if way.projection is not None])
     gates = torch.cat([gates[:, :1] + (start[0] @ weight)[:, None], gates[:, 1:]], 1)
     h, c = recurrence(cell, projection @ weight, (torch.zeros_like(start[1]), start[1]), gates)
     return (h.flatten(1, 2) @ projection).unflatten(1, h.shape[1:3]), c
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)) if len(parts) > 1 else parts[0][None]
 
 
 @dataclass(frozen=True)

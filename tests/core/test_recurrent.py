@@ -116,16 +116,15 @@ def test_the_formula_of_a_cell_is_torchs(kind, bias):
 )
 def test_recurrences_have_derivatives_of_every_order(cell, gates, parts):
     batch, steps, rows, units = 2, 3, 1, 2
-    besides = double(batch, steps, rows, units) if cell is recurrences.GRU else None
-    leaves = [double(batch, units, gates * units), double(batch, steps, rows, gates * units), besides]
+    behind = 1 if cell is recurrences.GRU else 0
+    leaves = [double(batch, units, gates * units), double(batch, steps, rows, (gates + behind) * units)]
     leaves += [double(batch, rows, units) for _ in range(parts)]
 
-    def run(weight, given, besides, *start):
-        return recurrences.recurrence(cell, weight, start, given, besides)
+    def run(weight, given, *start):
+        return recurrences.recurrence(cell, weight, start, given)
 
     def second(*leaves):
-        of = [leaf for leaf in leaves if leaf is not None]
-        return torch.autograd.grad(weighed([part.sin() for part in run(*leaves)]), of, create_graph=True)
+        return torch.autograd.grad(weighed([part.sin() for part in run(*leaves)]), leaves, create_graph=True)
 
     assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(second, leaves, fast_mode=True)

@@ -28,7 +28,7 @@ def line(mark):
 
 def model(x):  # model
     with pyro.plate("rows", len(x)):
-        z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))  # latent
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
@@ -245,6 +245,24 @@ class Normalised(nn.Module):
 
 def test_a_module_that_moves_its_buffers_is_refused_at_its_definition():
     is_refused(Normalised(), f"defined at {line('model')}, {line('forward')}", "BatchNorm1d")
+
+
+def misses_a_site(x):
+    pyro.sample("y", dist.Normal(pyro.param("loc", torch.tensor(0.1)), 1.0))
+
+
+def samples_another(x):
+    reads(lambda loc, x: loc)(x)
+    pyro.sample("y", dist.Normal(0.0, 1.0))  # another
+
+
+@pytest.mark.parametrize(
+    ("guide", "mark", "cure"),
+    [(misses_a_site, "latent", "no site for 'z'"), (samples_another, "another", "samples 'y'")],
+)
+def test_sites_that_do_not_match_are_named_with_their_line(guide, mark, cure):
+    with pytest.raises(ValueError, match=f"{cure}(?s:.*){line(mark)}"):
+        meta_svi(guide).step(torch.ones(3, 4))
 
 
 KEPT = torch.tensor(0.3, requires_grad=True)
