@@ -21,10 +21,12 @@ from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.engine.refilled import refilled
+from pyrometa.errors import NonFiniteError
 from pyrometa.functional import Promoted, left_alone, promoted, told
 from pyrometa.inner import Order, adapt, all_finite
 from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
 
+_DIFFERS = "the vectorised loss or gradient differs from the reference"
 _STEPS = 2
 """Enough to pass through every part of a step; more would let rounding grow where the rates are near instability."""
 
@@ -84,6 +86,8 @@ def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> s
     total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
     try:
         found = side_by_side(partial(_result, problem), BatchPath(problem, tasks, order, plan), thorough=True)
+    except NonFiniteError as error:
+        raise _RefusedError(told(problem.program, _DIFFERS)) from error
     except Exception as error:  # whatever vmap or the program raises is the reason
         raise _RefusedError(told(problem.program, error)) from error
     if not all_finite(total):
@@ -93,7 +97,7 @@ def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> s
         return told(problem.program, unproved) if tasks.unpadded else None
     if all(agree(f, t, double=_DOUBLE, single=_SINGLE) for f, t in zip(found, total, strict=True)):
         return None
-    return told(problem.program, "the vectorised loss or gradient differs from the reference")
+    return told(problem.program, _DIFFERS)
 
 
 def _result(problem: Problem, path: Run) -> list[Tensor]:

@@ -1,6 +1,13 @@
-"""Packed sequences by plain indexing, which vmap can batch; torch's own functions have no batching rule."""
+"""Packed sequences by plain indexing, which vmap can batch; torch's own functions have no batching rule.
+
+Where each task has lengths of its own, side by side they would pack to other shapes. There the data stay padded, with
+NaN past the ends, so that a program that reads what torch would not have packed can't pass for right; ``batch_sizes``
+holds one number, the sequences, and carries the lengths along.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,22 +16,31 @@ from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional.kept import is_of_all
 
 
-def lengths_of(batch_sizes: Tensor, device: torch.device | None = None) -> Tensor:
-    """The lengths of the sequences, longest first, from the number of sequences at each time."""
-    _refuse_own(batch_sizes)
+def lengths_of(batch_sizes: Tensor, device: torch.device) -> Tensor:
+    """The lengths of the sequences, longest first."""
+    own = _own_lengths(batch_sizes)
+    if own is not None:
+        return own
     return (batch_sizes[:, None] > torch.arange(int(batch_sizes[0]))).sum(0).to(device)
 
 
-def padded(data: Tensor, lengths: Tensor) -> Tensor:
+def padded(data: Tensor, batch_sizes: Tensor) -> Tensor:
     """Packed data as ``(time, rows, ...)``; past the end of a sequence stands what is finite and means nothing."""
-    counts = _present(lengths).sum(1)
+    lengths = lengths_of(batch_sizes, data.device)
+    if _own_lengths(batch_sizes) is not None:
+        whole = data.unflatten(0, (-1, len(lengths)))
+        return _filled(whole, lengths, 0.0)
+    counts = _present(lengths, len(batch_sizes)).sum(1)
     first = counts.cumsum(0) - counts
-    return data[(first[:, None] + torch.arange(len(lengths), device=lengths.device)).clamp(max=len(data) - 1)]
+    return data[(first[:, None] + torch.arange(len(lengths), device=data.device)).clamp(max=len(data) - 1)]
 
 
-def packed(data: Tensor, lengths: Tensor) -> Tensor:
+def packed(data: Tensor, batch_sizes: Tensor) -> Tensor:
     """Data of shape ``(time, rows, ...)``, packed."""
-    return data.flatten(0, 1)[_present(lengths).flatten().nonzero()[:, 0]]
+    lengths = lengths_of(batch_sizes, data.device)
+    if _own_lengths(batch_sizes) is not None:
+        return _filled(data, lengths, math.nan).flatten(0, 1)
+    return data.flatten(0, 1)[_present(lengths, len(data)).flatten().nonzero()[:, 0]]
 
 
 def turned(data: Tensor, lengths: Tensor | None) -> Tensor:
@@ -44,34 +60,47 @@ def at_end(states: Tensor, lengths: Tensor | None) -> Tensor:
 
 def pack_padded_sequence(input: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
     """As ``torch._pack_padded_sequence``."""
-    _refuse_own(lengths)
     data = input.transpose(0, 1) if batch_first else input
-    batch_sizes = _present(lengths).sum(1)
-    return packed(data[: len(batch_sizes)], lengths.to(input.device)), batch_sizes
+    if is_of_all(lengths):
+        batch_sizes = torch.tensor([len(lengths)])
+        batch_sizes.lengths = lengths.to(data.device)  # type: ignore[attr-defined]
+    else:
+        batch_sizes = _present(lengths, int(lengths.max())).sum(1)
+        data = data[: len(batch_sizes)]
+    return packed(data, batch_sizes), batch_sizes
 
 
 def pad_packed_sequence(
     data: Tensor, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
 ) -> tuple[Tensor, Tensor]:
-    """As ``torch._pad_packed_sequence``."""
-    lengths = lengths_of(batch_sizes)
-    present = _present(lengths).to(data.device)
-    full = padded(data, lengths.to(data.device))
-    full = torch.where(present.view(*present.shape, *(1,) * (full.dim() - 2)), full, padding_value)
+    """As ``torch._pad_packed_sequence``.
+
+    Raises:
+        UnsupportedProgramError: the tasks have lengths of their own and no length is given.
+    """
+    lengths = lengths_of(batch_sizes, data.device)
+    full = _filled(padded(data, batch_sizes), lengths, padding_value)
+    if _own_lengths(batch_sizes) is not None and total_length < len(full):
+        raise UnsupportedProgramError(
+            "each task pads its sequences to the longest of its own, which side by side would be other shapes: call "
+            "pad_packed_sequence with total_length=x.shape[1], or of what is padded else"
+        )
     missing = total_length - len(full)
     if missing:
         full = torch.cat([full, full.new_full((missing, *full.shape[1:]), padding_value)])
     return (full.transpose(0, 1) if batch_first else full), lengths
 
 
-def _present(lengths: Tensor) -> Tensor:
+def _own_lengths(batch_sizes: Tensor) -> Tensor | None:
+    return getattr(batch_sizes, "lengths", None)
+
+
+def _filled(data: Tensor, lengths: Tensor, value: float) -> Tensor:
+    """The data with a value past the ends."""
+    present = _present(lengths, len(data))
+    return torch.where(present.view(*present.shape, *(1,) * (data.dim() - 2)), data, value)
+
+
+def _present(lengths: Tensor, steps: int) -> Tensor:
     """Whether each sequence goes on at each time, shape ``(time, rows)``."""
-    return torch.arange(int(lengths.max()), device=lengths.device)[:, None] < lengths
-
-
-def _refuse_own(lengths: Tensor) -> None:
-    if is_of_all(lengths):
-        raise UnsupportedProgramError(
-            "each task packs sequences of its own lengths, which side by side would have other shapes: leave the "
-            "sequences padded and mask what is past their ends, or give lengths that all tasks share as kwargs="
-        )
+    return torch.arange(steps, device=lengths.device)[:, None] < lengths

@@ -128,9 +128,14 @@ def _clamp_in_place(target: Tensor, *limits: Any, **named: Any) -> Tensor:
     return target.copy_(target.clone().clamp(*limits, **named))
 
 
+def _scatter_in_place(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return target.copy_(target.clone().scatter(*args, **kwargs))
+
+
 BATCHED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.data.__get__: torch.Tensor.detach,  # type: ignore[attr-defined]
     torch.Tensor.clamp_: _clamp_in_place,
+    torch.Tensor.scatter_: _scatter_in_place,
     torch._pack_padded_sequence: pack_padded_sequence,
     torch._pad_packed_sequence: pad_packed_sequence,
     **CELLS,

@@ -90,15 +90,16 @@ def by_torch(layer: Layer) -> tuple[Tensor, ...]:
 
 def by_formula(layer: Layer) -> tuple[Tensor, ...]:
     """A layer by plain matrix products, which vmap can batch."""
-    lengths = None if layer.batch_sizes is None else lengths_of(layer.batch_sizes, layer.data.device)
-    data = layer.data if lengths is None else padded(layer.data, lengths)
+    sizes, data, lengths = layer.batch_sizes, layer.data, None
+    if sizes is not None:
+        data, lengths = padded(data, sizes), lengths_of(sizes, data.device)
     count = 2 if layer.bidirectional else 1
     each = len(layer.weights) // count
     ways = [_Way.of(layer, layer.weights[i * each : (i + 1) * each]) for i in range(count)]
     states = _run(layer, ways, [_turned_back(way.of_input(data), lengths, i) for i, way in enumerate(ways)])
     output = torch.cat([turned(h, lengths) if i else h for i, h in enumerate(states[0])], -1)
     ends = tuple(at_end(part, lengths) for part in states)
-    return (output if lengths is None else packed(output, lengths), *ends)
+    return (output if sizes is None else packed(output, sizes), *ends)
 
 
 def _turned_back(given: Tensor, lengths: Tensor | None, way: int) -> Tensor:
