@@ -259,7 +259,7 @@ def ragged_sets():
 
 @pytest.mark.parametrize("engine", [pm.Engine(vectorize=True), pm.Engine(record=True)], ids=["vmap", "record"])
 def test_sequences_of_each_tasks_own_lengths(engine):
-    """Recorded, too, as is every network whose lengths the tasks do not share as numbers."""
+    """Recorded, too."""
     found = []
     for each in (pm.Engine(vectorize=False), engine):
         meta = meta_svi(lambda: RaggedVAE(gru(bidirectional=True)), each)
