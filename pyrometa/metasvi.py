@@ -11,7 +11,18 @@ from torch import Tensor
 
 from pyrometa.engine import Engine, Problem
 from pyrometa.errors import NotInitialisedError
-from pyrometa.functional import AdaptedGuide, Program, Selection, draw_noise, guards, naming_lines, second_order, select
+from pyrometa.functional import (
+    AdaptedGuide,
+    Program,
+    Selection,
+    draw_noise,
+    exclusive,
+    guards,
+    naming_lines,
+    own,
+    second_order,
+    select,
+)
 from pyrometa.functional.program import Objective, Reduction
 from pyrometa.functional.rerun import check_backward
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
@@ -124,6 +135,16 @@ class MetaSVI:
         self._optimiser: OuterOptimiser | None = None
         self._ranks: Ranks = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The program first; what the optimiser was made from, which may be a lambda, only until it is made."""
+        made = {} if self._optimiser is None else {"_optim": None}
+        return {"_program": self._program, **vars(self), **made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        own([*self._learned.values(), *(self._optimiser.tensors() if self._optimiser else ())])
+
+    @exclusive
     def init(self, support: Argument, *, kwargs: Mapping[str, Any] | None = None) -> None:
         """Find the parameters on first data, and prove that fast weights reach the program.
 
@@ -168,6 +189,7 @@ class MetaSVI:
         self._learned = {f"inner.{name}": _leaf(value) for name, value in learned.items()}
         self._optimiser = OuterOptimiser(self._optim, self._leaves, self._learned, self.inner.outer_lr)
 
+    @exclusive
     def step(
         self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> float:
@@ -185,11 +207,11 @@ class MetaSVI:
             NonFiniteError: a loss or gradient is not finite; nothing was updated.
             ValueError, TypeError: bad data; nothing was done.
         """
-        loss, grads = self.loss_and_grads(support, query, kwargs=kwargs)
+        loss, grads = self._loss_and_grads(support, query, kwargs)
         self._initialised().step(grads)
         return loss.item()
 
-    @torch.enable_grad()
+    @exclusive
     def loss_and_grads(
         self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, Params]:
@@ -200,6 +222,12 @@ class MetaSVI:
         Returns:
             The loss, shape ``()``, and for each name of :meth:`named_parameters` a gradient of its shape.
         """
+        return self._loss_and_grads(support, query, kwargs)
+
+    @torch.enable_grad()
+    def _loss_and_grads(
+        self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None
+    ) -> tuple[Tensor, Params]:
         tasks = self._tasks(support, query, kwargs, self.steps)
         problem = self._problem(self.steps)
         if self.steps:
@@ -218,6 +246,7 @@ class MetaSVI:
         """Mean query loss after adaptation, without learning; arguments and errors as for :meth:`step`."""
         return self.evaluate(support, query, (self.steps,), kwargs=kwargs).mean().item()
 
+    @exclusive
     @torch.enable_grad()
     def evaluate(
         self,
@@ -269,6 +298,7 @@ class MetaSVI:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
         return self._adapt_tasks(self._read("supports", supports, kwargs), steps)
 
+    @exclusive
     @torch.enable_grad()
     def _adapt_tasks(self, supports: Tasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
@@ -278,6 +308,7 @@ class MetaSVI:
             fast = self.engine.adapted(self._problem(steps), tasks)
         return [AdaptedGuide(self._program, values, data) for values, data in zip(fast, supports, strict=True)]
 
+    @exclusive
     def plan(
         self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
     ) -> dict[str, str]:
@@ -285,6 +316,7 @@ class MetaSVI:
         tasks = self._tasks(support, query, kwargs, self.steps)
         return self.engine.plan(self._problem(self.steps), tasks)
 
+    @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """All that the outer loop learns: the user's own leaves, unconstrained, and the rule's.
 
@@ -304,12 +336,14 @@ class MetaSVI:
         """The torch optimiser of the outer loop, to build a learning-rate scheduler on."""
         return self._initialised().optimizer
 
+    @exclusive
     def state_dict(self) -> dict[str, Any]:
         """All that the outer loop has learned, and its optimiser's state, by parameter name."""
         optimiser = self._initialised().state_dict()
         parameters = {name: leaf.detach().clone() for name, leaf in self._all_leaves().items()}
         return {"parameters": parameters, "optimizer": optimiser}
 
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from :meth:`state_dict`; the leaves keep their identity.
 
@@ -328,8 +362,8 @@ class MetaSVI:
         for name, leaf in leaves.items():
             if leaf.shape != given[name].shape:
                 raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
-        self._initialised().load_state_dict(state["optimizer"])
-        with torch.no_grad():
+        with self._initialised().undone_on_error(), torch.no_grad():
+            self._initialised().load_state_dict(state["optimizer"])
             for name, leaf in leaves.items():
                 leaf.copy_(given[name])
 

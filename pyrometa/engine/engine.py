@@ -23,7 +23,7 @@ from pyrometa.engine.shapes import layout, modes
 from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
-from pyrometa.functional import Program, stacklevel, told
+from pyrometa.functional import Program, check_interrupt, stacklevel, told
 from pyrometa.inner import Order, all_finite
 from pyrometa.types import Params, TaskBatch
 
@@ -86,6 +86,10 @@ class Engine:
         if self._records and self.vectorize is False:
             raise ValueError("tasks that are run one by one can't be recorded: drop vectorize=False, or record")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Options alone are pickled or copied: what is known of programs is of this process."""
+        return type(self), (self.vectorize, self.low_rank, self.chunk_size, self.record, self.compile)
+
     def run(self, problem: Problem, tasks: Sequence[TaskBatch], work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
         """Do some work on every task, some tasks at a time, so that a caller can add up and forget.
 
@@ -117,6 +121,7 @@ class Engine:
         except UnprovedError:
             return tasks
         except NotPaddableError as error:
+            check_interrupt(error)
             self._unpaddable[problem.program] = str(error)
             reason = told(problem.program, error)
             self._fall_back(f"tasks of different sizes can't be padded: {reason}", "run size by size")
@@ -145,7 +150,8 @@ class Engine:
             task = next(t for t in batch.tasks() if t.index == error.task)
             work(TaskPath(problem, task, work.order, work.last))  # says more
             raise
-        except Exception:
+        except Exception as error:
+            check_interrupt(error)
             yield from self._again(problem, batch, work)
 
     def _again(self, problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
@@ -155,6 +161,7 @@ class Engine:
             try:
                 result = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
             except Exception as error:
+                check_interrupt(error)
                 self._plans[problem.program][_key(problem, batch, work)] = None
                 self._fall_back(told(problem.program, error), "run one by one")
             else:
@@ -230,6 +237,7 @@ class Engine:
                 try:
                     plan = make_plan(problem, tasks, low_rank)
                 except Exception as error:
+                    check_interrupt(error)
                     if not tasks.unpadded:
                         raise
                     reason = told(problem.program, error)

@@ -16,7 +16,7 @@ from pyrometa.engine.record import Recording, record
 from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import agree
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.functional import Fingerprint, told
+from pyrometa.functional import Fingerprint, check_interrupt, told
 from pyrometa.nest import Same
 from pyrometa.types import TaskBatch
 
@@ -58,7 +58,8 @@ class Recorder:
             return None
         try:
             return self._recording(static, problem, batch, work, plan)
-        except UnsupportedProgramError:
+        except UnsupportedProgramError as error:
+            check_interrupt(error)
             if self.eager:
                 raise
             self._refused.add(static)
@@ -76,6 +77,7 @@ class Recorder:
         self._check_use(static, state)
         made = _recorded(problem, batch, work, plan, state, compiled=self.compiled)
         self.recordings[static, state] = made
+        self._unused.setdefault(static, []).append(state)
         if len(self.recordings) > _KEPT:
             self.recordings.popitem(last=False)
         return made
@@ -86,13 +88,12 @@ class Recorder:
         Raises:
             UnsupportedProgramError: naming what differs.
         """
-        unused = self._unused.setdefault(static, [])
+        unused = self._unused.get(static, [])
         if len(unused) == _UNUSED:
             raise UnsupportedProgramError(
                 f"this program can't be recorded: {unused[-1].first_difference(state)} is another at every run; give "
                 "what changes as an argument, or use Engine(record=False)"
             )
-        unused.append(state)
 
     def _keeps_coming(self, static: Any, state: Fingerprint) -> bool:
         last, count = self._seen.get(static, (state, 0))

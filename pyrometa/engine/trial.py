@@ -8,7 +8,6 @@ its own single-precision tensors, or rounds by itself) is it compared in single,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -22,7 +21,7 @@ from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.engine.refilled import refilled
 from pyrometa.errors import NonFiniteError
-from pyrometa.functional import Promoted, left_alone, promoted, told
+from pyrometa.functional import Promoted, check_interrupt, left_alone, promoted, told
 from pyrometa.inner import Order, adapt, all_finite
 from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
 
@@ -56,8 +55,11 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
     problem = replace(problem, steps=min(problem.steps, _STEPS))
     with torch.random.fork_rng(), left_alone(problem.program):
         if any(value.dtype is torch.float32 for value in _tensors(problem, tasks)):
-            with suppress(Exception), Promoted():  # of the precision; what is not is raised again in single
-                return _compared(_promoted_problem(problem), _promoted_batch(tasks), order, plan)
+            try:
+                with Promoted():
+                    return _compared(_promoted_problem(problem), _promoted_batch(tasks), order, plan)
+            except Exception as error:  # of the precision; what is not is raised again in single
+                check_interrupt(error)
         try:
             return _compared(problem, tasks, order, plan)
         except _RefusedError as error:
@@ -75,6 +77,7 @@ def trial_of_padding(problem: Problem, tasks: TaskBatch, order: Order, plan: Pla
             other = refilled(problem.program, tasks, altered=altered)
             return None if other is None else trial(problem, other, order, plan)
         except Exception as error:  # whatever the program raises is the reason
+            check_interrupt(error)
             reason = f"on fewer rows it fails, {told(problem.program, error)}"
     return reason
 
@@ -89,6 +92,7 @@ def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> s
     except NonFiniteError as error:
         raise _RefusedError(told(problem.program, _DIFFERS)) from error
     except Exception as error:  # whatever vmap or the program raises is the reason
+        check_interrupt(error)
         raise _RefusedError(told(problem.program, error)) from error
     if not all_finite(total):
         raise UnprovedError("the reference is not finite")

@@ -10,6 +10,8 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
+from pyrometa.functional.exclusive import exclusive
+from pyrometa.functional.pickled import own, without_weak_references
 from pyrometa.functional.program import Program
 from pyrometa.functional.recorder import root_module
 from pyrometa.types import Data
@@ -43,6 +45,7 @@ class _Adapted(nn.Module):
         self._program = program
         object.__setattr__(self, "_run", run)  # not a submodule: its own parameters are not adapted
 
+    @exclusive
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the user's program; each adapted value is also a ``param`` message, so that SVI finds it."""
         values = self.adapted.by_name()
@@ -58,23 +61,46 @@ class _Adapted(nn.Module):
             run = self.__dict__.get("_run")
             if run is None or name.startswith("__"):
                 raise
-        with self._program.using(self.adapted.by_name()):
-            value = getattr(root_module(run) or run, name)
+        value = self._read(run, name)
         return self._within(value) if callable(value) and not isinstance(value, type) else value
+
+    @exclusive
+    def _read(self, run: Callable[..., Any], name: str) -> Any:
+        with self._program.using(self.adapted.by_name()):
+            return getattr(root_module(run) or run, name)
 
     def _within(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method, updated=())
         def run(*args: Any, **kwargs: Any) -> Any:
-            with self._program.using(self.adapted.by_name()):
-                return method(*args, **kwargs)
+            return self._call(method, args, kwargs)
 
         return run
+
+    @exclusive
+    def _call(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with self._program.using(self.adapted.by_name()):
+            return method(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        without_weak_references(self.adapted.parameters())
+        return {name: value for name, value in vars(self).items() if name != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        own(self.adapted.parameters())
+        object.__setattr__(self, "_run", self._side())
+
+    def _side(self) -> Callable[..., Any]:
+        """The user's program to run."""
+        return self._program.model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Adapted:
         """Copy the adapted values; the user's program is shared."""
         copied = object.__new__(type(self))
         memo[id(self)] = copied
         _Adapted.__init__(copied, self._program, self._run, copy.deepcopy(self.adapted, memo))
+        if "_support" in vars(self):
+            copied._support = self._support
         return copied
 
 
@@ -99,6 +125,10 @@ class AdaptedGuide(_Adapted):
 
     def __init__(self, program: Program, values: Mapping[str, Tensor], support: Data) -> None:
         super().__init__(program, program.conditioned(support), _AdaptedValues(values))
+        self._support = support if program.reads_support else Data((), {})
+
+    def _side(self) -> Callable[..., Any]:
+        return self._program.conditioned(self._support)
 
     @property
     def model(self) -> Callable[..., Any]:

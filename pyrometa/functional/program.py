@@ -13,7 +13,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 from pyrometa import nest
-from pyrometa.functional import estimators, guards
+from pyrometa.functional import estimators, guards, pickled
 from pyrometa.functional.buffers import Buffers
 from pyrometa.functional.fingerprint import Fingerprint
 from pyrometa.functional.first_run import first_run
@@ -70,7 +70,7 @@ class Program:
             raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
         self.model, self.guide = model, guide
         self._given = loss, score
-        self._use(TraceMeanField_ELBO() if loss is None else loss)
+        self.use(TraceMeanField_ELBO() if loss is None else loss)
         self._mean = reduction == "mean"
         self._tapes: dict[Any, Tape] = {}
         self._kinds = Kinds()
@@ -83,10 +83,17 @@ class Program:
         self.proved: set[Any] = set()
         self._registered: list[nn.Module] = []
 
-    def _use(self, loss: ELBO | Objective) -> None:
+    def use(self, loss: ELBO | Objective) -> None:
+        """Take this loss, and it as the score where none was given."""
         score = self._given[1]
         self.elbo, self._given_score = loss, loss if score is None else score
         self._loss, self._score = _objective(loss, "loss"), _objective(self._given_score, "score")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return pickled.state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pickled.restore(self, state)
 
     def initialise(self, data: Data) -> None:
         """Find the parameters by running guide and model once, as plain SVI's first step would.
@@ -105,7 +112,7 @@ class Program:
             self.site_lines = {**model.recorder.lines, **guide.recorder.lines}
             guards.check_sites(guide.trace, model.trace, self.site_lines)
             if self._given[0] is None:
-                self._use(mean_field_elbo(guide.trace))
+                self.use(mean_field_elbo(guide.trace))
             for objective in filter(None, self._given):
                 warn_of_forgotten_jacobians(objective, guide.trace)
             self.leaves = find_leaves(guide, model)
@@ -118,9 +125,9 @@ class Program:
         """The data without keyword arguments that are the loss's or the score's alone."""
         return for_program(data, (self.elbo, self._given_score), self.model)
 
-    def modules(self) -> list[nn.Module]:
+    def modules(self, *, registered: bool = True) -> list[nn.Module]:
         """Every module of the program, once; those that a function registers with Pyro from first data on."""
-        roots = (root_module(self.guide), root_module(self.model), *self._registered)
+        roots = (root_module(self.guide), root_module(self.model), *(self._registered if registered else ()))
         return list({id(m): m for root in roots if root is not None for m in root.modules()}.values())
 
     def loss(self, params: Mapping[str, Tensor], data: Data, noise: StepNoise | None = None) -> Tensor:

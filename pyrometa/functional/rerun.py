@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.functional.graph import graph_nodes
+from pyrometa.functional.interrupts import check_interrupt
 from pyrometa.types import Data, Params
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def check_backward(program: Program, data: Data, adapted: Iterable[str]) -> None
         try:
             with program.using(copies):
                 expected = _gradients(loss, copies)
-        except RuntimeError:  # a backward pass that fails in any case is for the run itself to report
+        except RuntimeError as error:  # a backward pass that fails in any case is for the run itself to report
+            check_interrupt(error)
             return
         try:
             with program.using(decoys):

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_map
 from pyrometa.errors import UnsupportedProgramError, first_line
 from pyrometa.functional import guards
 from pyrometa.functional.graph import graph_nodes
+from pyrometa.functional.interrupts import check_interrupt
 from pyrometa.functional.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.functional.site_parts import draws, site_parts
 from pyrometa.functional.twice import TwiceDifferentiable
@@ -100,7 +101,8 @@ def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
                 _Proof(program, adapted, data, precision).check()
             except UnsupportedProgramError:
                 raise
-            except _FAILURES:  # of the other precision; or for the run itself to report
+            except _FAILURES as error:  # of the other precision; or for the run itself to report
+                check_interrupt(error)
                 continue
             return
 

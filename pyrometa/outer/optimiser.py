@@ -13,6 +13,8 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from pyrometa.outer.undo import Undo
+
 Group: TypeAlias = dict[str, Any]
 Optim: TypeAlias = PyroOptim | Callable[[list[Group]], torch.optim.Optimizer]
 
@@ -61,52 +63,63 @@ class OuterOptimiser:
         learned: Mapping[str, Tensor],
         outer_lr: float | None,
     ) -> None:
-        self._optim = optim
         self._leaves = {**leaves, **learned}
         if not self._leaves:
             raise ValueError("there is nothing to learn: the model and the guide have no parameter that requires grad")
         own_lr = {} if outer_lr is None else {"lr": outer_lr}
         groups: list[tuple[list[str], Group]] = []
         for name in self._leaves:
-            options = {**self._options(name), **(own_lr if name in learned else {})}
+            options = {**_options(optim, name), **(own_lr if name in learned else {})}
             if not groups or groups[-1][1] != options or next(iter(learned), None) == name:
                 groups.append(([], options))
             groups[-1][0].append(name)
         self._names = [name for names, _ in groups for name in names]
-        self.optimizer = self._build(groups)
+        self._clips = {name: _called(optim.pt_clip_args, name) for name in self._names if isinstance(optim, PyroOptim)}
+        self.optimizer = self._build(optim, groups)
 
-    def _options(self, name: str) -> Group:
-        return _called(self._optim.pt_optim_args, name) if isinstance(self._optim, PyroOptim) else {}
-
-    def _build(self, groups: list[tuple[list[str], Group]]) -> torch.optim.Optimizer:
+    def _build(self, optim: Optim, groups: list[tuple[list[str], Group]]) -> torch.optim.Optimizer:
         torch_groups = [{"params": [self._leaves[n] for n in names], **options} for names, options in groups]
-        if isinstance(self._optim, PyroOptim):
-            constructor: Any = self._optim.pt_optim_constructor
+        if isinstance(optim, PyroOptim):
+            constructor: Any = optim.pt_optim_constructor
             return constructor(torch_groups, **groups[0][1])
-        optimizer = self._optim(torch_groups)
+        optimizer = optim(torch_groups)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"the optim factory must return a torch optimiser, got {type(optimizer).__name__}")
         return optimizer
 
     def step(self, grads: Mapping[str, Tensor]) -> None:
-        """Clip the gradients, update the leaves that have one in place, and leave no gradient behind."""
+        """Clip the gradients, update the leaves that have one in place, and leave no gradient behind.
+
+        The update is done as a whole or, if it ends in an exception, not at all.
+        """
+        with self.undone_on_error():
+            self._update(grads)
+
+    def undone_on_error(self) -> Undo:
+        """A context that puts leaves, gradients and the optimiser's state back if what runs within fails."""
+        return Undo(self.optimizer, self._leaves.values())
+
+    def _update(self, grads: Mapping[str, Tensor]) -> None:
         before = {name: leaf.grad for name, leaf in self._leaves.items()}
         for name, leaf in self._leaves.items():
             leaf.grad = grads.get(name)
             if leaf.grad is not None:
                 self._clip(name, leaf)
-        try:
-            self.optimizer.step()
-        finally:
-            for name, leaf in self._leaves.items():
-                leaf.grad = before[name]
+        self.optimizer.step()
+        for name, leaf in self._leaves.items():
+            leaf.grad = before[name]
 
     def _clip(self, name: str, leaf: Tensor) -> None:
-        clip = _called(self._optim.pt_clip_args, name) if isinstance(self._optim, PyroOptim) else {}
+        clip = self._clips.get(name, {})
         if clip.get("clip_norm") is not None:
             clip_grad_norm_(leaf, clip["clip_norm"])
         if clip.get("clip_value") is not None:
             clip_grad_value_(leaf, clip["clip_value"])
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the optimiser's state."""
+        held = self.optimizer.state.values()
+        return [value for state in held for value in state.values() if isinstance(value, Tensor)]
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state, keyed by the leaves' names."""
@@ -149,6 +162,10 @@ class OuterOptimiser:
                 ],
             }
         )
+
+
+def _options(optim: Optim, name: str) -> Group:
+    return _called(optim.pt_optim_args, name) if isinstance(optim, PyroOptim) else {}
 
 
 def _called(options: Any, name: str) -> Group:
