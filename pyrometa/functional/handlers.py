@@ -78,18 +78,19 @@ def swapped(leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> Iterator[No
     changed = [(module, key, values[leaf.name]) for leaf in leaves if leaf.name in values for module, key in leaf.slots]
     recurrent = {id(m): m for m, _, _ in changed if isinstance(m, nn.RNNBase)}.values()
     saved = [(module, key, module._parameters[key]) for module, key, _ in changed]
-    saved_flat = [(module, module._flat_weights) for module in recurrent]
+    saved_flat = [(module, module._flat_weights, module._flat_weight_refs) for module in recurrent]
     try:
         for module, key, value in changed:
             module._parameters[key] = value  # type: ignore[assignment]
         for rnn in recurrent:
             rnn._flat_weights = [rnn._parameters[name] for name in rnn._flat_weights_names]
+            rnn._flat_weight_refs = [None if w is None else weakref.ref(w) for w in rnn._flat_weights]
         yield
     finally:
         for module, key, tensor in saved:
             module._parameters[key] = tensor
-        for rnn, flat in saved_flat:
-            rnn._flat_weights = flat
+        for rnn, flat, refs in saved_flat:
+            rnn._flat_weights, rnn._flat_weight_refs = flat, refs
 
 
 class MaskRows(Messenger):

@@ -44,7 +44,8 @@ class Surroundings:
         self._dispatch_modes = _python_dispatch._get_current_dispatch_mode_stack()
         slots = [slot for leaf in program.leaves.values() for slot in leaf.slots]
         self._parameters = [(module._parameters, key, module._parameters.get(key)) for module, key in slots]
-        self._flat = [(module, module._flat_weights) for module, _ in slots if isinstance(module, nn.RNNBase)]
+        recurrent = [module for module, _ in slots if isinstance(module, nn.RNNBase)]
+        self._flat = [(module, module._flat_weights, module._flat_weight_refs) for module in recurrent]
         first = not program.leaves
         self._attributes = Attributes(program.modules()) if first else None
         self._objects = [(vars(thing), vars(thing).copy()) for thing in (owner, program)] if first else []
@@ -74,8 +75,8 @@ class Surroundings:
     def _restore_modules(self) -> None:
         for parameters, key, tensor in self._parameters:
             parameters[key] = tensor
-        for recurrent, weights in self._flat:
-            recurrent._flat_weights = weights
+        for recurrent, weights, references in self._flat:
+            recurrent._flat_weights, recurrent._flat_weight_refs = weights, references
         for module in self._program.modules():
             if isinstance(module, PyroModule):
                 context = module._pyro_context
