@@ -25,6 +25,8 @@ _BATCHING = {
     "tensor from the data (torch.zeros_like)",
     "indexing with a boolean mask": f"indexing with a mask {_SHAPES}",
     r"dynamic shape\. Attempted to vmap over aten::(\w+)": rf"torch's \1 {_SHAPES}",
+    r"call Tensor\.requires_grad_\(\)": "requires_grad_(), for a gradient within model or guide, has no rule for it: "
+    "use torch.func.grad",
     "must override the setup_context staticmethod": "an autograd.Function has no rule for it: give it a setup_context "
     "and generate_vmap_rule = True",
     r"Batching rule not implemented for aten::(\w+)": r"torch's \1 has no rule for it: use another function",

@@ -94,6 +94,12 @@ def applies_a_function(loc, x):
     return Twice.apply(loc)  # function
 
 
+def takes_a_gradient(loc, x):
+    held = x.detach().clone().requires_grad_()  # gradient
+    (slope,) = torch.autograd.grad(held.square().sum(), held)
+    return loc * slope.sum()
+
+
 READS = [
     (asserts, "asserts", "an assert reads a tensor's value.*torch.where, or check outside"),
     (branches, "branches", r"an if.*torch\.where"),
@@ -104,6 +110,7 @@ READS = [
     (selects, "selects", "multiply by a mask"),
     (counts_unique, "unique", "_unique2.*use torch.where"),
     (applies_a_function, "function", "generate_vmap_rule = True"),
+    (takes_a_gradient, "gradient", r"use torch\.func\.grad"),
 ]
 
 

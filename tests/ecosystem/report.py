@@ -5,6 +5,7 @@
 
 import importlib
 import os
+import re
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -108,7 +109,8 @@ def _line(result: Result) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = " ".join(text.split()).replace(str(ROOT) + "/", "").replace("|", "\\|").replace("<", "&lt;")
+    line = re.sub(r" \([^()]*\.py:\d+[^()]*\)", "", " ".join(text.split()))  # where it is, which says nothing here
+    line = line.replace(str(ROOT) + "/", "").replace("|", "\\|").replace("<", "&lt;")
     return line if len(line) <= 240 else line[:240].rsplit(" ", 1)[0] + " ..."
 
 
