@@ -108,7 +108,7 @@ def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> lis
     def run(data: Data, given: Data | None = None) -> list[Call]:
         arguments = nest.tensors(data.args)
         mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None, arguments)
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.enable_grad():
             problem.program.batched(placeholders, data, mode, support=given)
         return mode.calls
 

@@ -210,7 +210,7 @@ def local_sites(guide: SideRun, model: Trace) -> tuple[str, ...]:
 
 
 def check_rows(local: Sequence[str], supports: Iterable[Data], queries: Iterable[Data]) -> None:
-    """Refuse to score variational parameters of the support set's rows on other rows.
+    """Refuse to score variational parameters of the support set's rows on other rows, or on other numbers of rows.
 
     Args:
         local: the program's :func:`local_sites`.
@@ -220,7 +220,16 @@ def check_rows(local: Sequence[str], supports: Iterable[Data], queries: Iterable
     Raises:
         UnsupportedProgramError: naming the sites and the cure.
     """
-    if local and not all(map(_same_rows, supports, queries)):
+    if not local:
+        return
+    given = list(supports)
+    if len({nest.tensors(data.args)[0].shape[:1] for data in given}) > 1:
+        raise UnsupportedProgramError(
+            f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, and "
+            "the tasks differ in their rows: use an amortised guide for these sites, or block them from the autoguide "
+            "(poutine.block)"
+        )
+    if not all(map(_same_rows, given, queries)):
         raise UnsupportedProgramError(
             f"the autoguide holds one variational parameter for each row of the support set at {', '.join(local)}, "
             "which says nothing of other rows: use query=None, an amortised guide for these sites, "

@@ -1,4 +1,4 @@
-"""Keyword arguments that only a custom loss takes."""
+"""Keyword arguments that only a custom loss or score takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from pyro.infer.elbo import ELBO
 from pyrometa.types import Data
 
 
-def for_program(data: Data, objectives: Iterable[Any], model: Callable[..., Any]) -> Data:
-    """The data for model and guide, without what a custom loss or score takes by keyword and the model does not."""
+def for_program(
+    data: Data, objectives: Iterable[Any], model: Callable[..., Any], objective: Callable[..., Any] | None = None
+) -> Data:
+    """The data for model and guide, without what a custom loss or score takes by keyword and the model does not.
+
+    Args:
+        data: with all keyword arguments.
+        objectives: the loss and the score.
+        model: the model.
+        objective: the one of them that is to hand the data on, and keeps what is its own.
+    """
     own = {name for one in objectives if not isinstance(one, ELBO) for name in _named(one)}
-    dropped = own.intersection(data.kwargs) - _named(getattr(model, "forward", model))
+    kept = _named(getattr(model, "forward", model)) | (_named(objective) if objective else set())
+    dropped = own.intersection(data.kwargs) - kept
     return replace(data, kwargs={k: v for k, v in data.kwargs.items() if k not in dropped}) if dropped else data
 
 

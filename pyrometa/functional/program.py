@@ -267,6 +267,8 @@ class Program:
         support: Data | None = None,
     ) -> Tensor:
         counted = MaskRows(data.rows) if data.rows else nullcontext()
+        if data.kwargs:
+            data = for_program(data, (self.elbo, self._given_score), self.model, objective)
         with self.using(params, constrained), mode, counted:
             value = objective(self.model, self.conditioned(support or data), *data.args, **data.kwargs)
         return value / _rows(data) if self._mean else value

@@ -24,6 +24,9 @@ _BATCHING = {
     "differs between tasks into a tensor that they share: write out of place (x = x | y for x |= y), or make the "
     "tensor from the data (torch.zeros_like)",
     "indexing with a boolean mask": f"indexing with a mask {_SHAPES}",
+    r"torch\.masked_select": f"torch.masked_select {_SHAPES}",
+    r"vmap over (torch\.\w+) isn't supported": r"\1 reads a tensor's value, which differs between tasks: leave it a "
+    "tensor, or check outside of model and guide",
     r"dynamic shape\. Attempted to vmap over aten::(\w+)": rf"torch's \1 {_SHAPES}",
     r"call Tensor\.requires_grad_\(\)": "requires_grad_(), for a gradient within model or guide, has no rule for it: "
     "use torch.func.grad",
@@ -37,6 +40,10 @@ _RECORDING = {
 }
 
 
+_ASKS = re.compile(r"[\s,.;]*(?:If error is occurring|[Pp]lease (?:file|open|shout))")
+"""Where torch asks for a report of what is no fault of its own."""
+
+
 def reason(error: BaseException) -> str:
     """What an exception of torch's or of the program's says, with the cure where it is known."""
     text = str(error) if isinstance(error, RuntimeError) else ""
@@ -45,7 +52,7 @@ def reason(error: BaseException) -> str:
             found = re.search(pattern, text)
             if found:
                 return f"{what}: {found.expand(cure)}"
-    return in_short(error)
+    return _ASKS.split(in_short(error))[0]
 
 
 def told(program: Program, error: Exception | str) -> str:

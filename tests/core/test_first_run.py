@@ -255,3 +255,18 @@ def test_keyword_arguments_of_a_custom_loss_are_its_own():
         torch.manual_seed(0)
         values.append(meta.evaluate_loss(y, kwargs=kwargs))
     assert values[1] == pytest.approx(3 * values[0], rel=1e-9)
+
+
+def test_keyword_arguments_of_a_score_are_its_own():
+    def score(model, guide, y, temperature=1.0):
+        return temperature * Trace_ELBO().differentiable_loss(model, guide, y)
+
+    y = torch.randn(2, 5, dtype=DOUBLE)
+    values = []
+    for kwargs in ({}, {"temperature": 3.0}):
+        pyro.clear_param_store()
+        options = {"inner": pm.SGD(1e-3), "steps": 2, "score": score, "engine": pm.Engine(vectorize=False)}
+        meta = pm.MetaSVI(normal_model, AutoNormal(normal_model), adam(), Trace_ELBO(), **options)
+        torch.manual_seed(0)
+        values.append(meta.evaluate_loss(y, kwargs=kwargs))
+    assert values[1] == pytest.approx(3 * values[0], rel=1e-9)

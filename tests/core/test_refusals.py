@@ -63,6 +63,8 @@ def test_local_sites_of_an_autoguide(make):
     for use in (meta.step, meta.evaluate, meta.loss_and_grads):
         with pytest.raises(pm.UnsupportedProgramError, match=r"each row of the support set at z.*query=None"):
             use(x, rows())
+    with pytest.raises(pm.UnsupportedProgramError, match=r"each row of the support set at z.*differ in their rows"):
+        meta.step([x[0], x[1][:-1]])
 
 
 def test_score_function_sites():

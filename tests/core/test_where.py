@@ -100,6 +100,14 @@ def takes_a_gradient(loc, x):
     return loc * slope.sum()
 
 
+def compares(loc, x):
+    return 2 * loc if torch.allclose(x, x) else loc  # compares
+
+
+def selects_by_mask(loc, x):
+    return loc * torch.masked_select(x, x > 0).sum()  # masked
+
+
 READS = [
     (asserts, "asserts", "an assert reads a tensor's value.*torch.where, or check outside"),
     (branches, "branches", r"an if.*torch\.where"),
@@ -110,6 +118,8 @@ READS = [
     (selects, "selects", "multiply by a mask"),
     (counts_unique, "unique", "_unique2.*use torch.where"),
     (applies_a_function, "function", "generate_vmap_rule = True"),
+    (compares, "compares", r"torch\.allclose reads a tensor's value.*leave it a tensor"),
+    (selects_by_mask, "masked", "multiply by a mask"),
     (takes_a_gradient, "gradient", r"use torch\.func\.grad"),
 ]
 
