@@ -18,6 +18,7 @@ from pyrometa.functional import (
     draw_noise,
     exclusive,
     guards,
+    left_alone,
     naming_lines,
     own,
     second_order,
@@ -163,9 +164,18 @@ class MetaSVI:
         self._initialise(self._read("support", support, kwargs)[0])
 
     def _initialise(self, data: Data) -> None:
+        """Start on first data; after that, only guard a mode of the program that was not seen yet."""
+        program = self._program
         if self._optimiser is None:
-            with naming_lines(self._program):
+            with naming_lines(program):
                 self._start(data)
+        elif program.take_up_mode():
+            return
+        else:
+            with naming_lines(program), left_alone(program):
+                program.look_again(data)
+                self._guard(data, self._problem(self.steps).adapted)
+        program.set_guarded()
 
     def _start(self, data: Data) -> None:
         program = self._program
@@ -177,9 +187,7 @@ class MetaSVI:
                 f"adapt={self._adapt!r} leaves nothing to adapt: the program's parameters are "
                 f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
             )
-        check_backward(program, data, adapted)
-        guards.check_reach(program, data, adapted)
-        self._unwrapped.check_used(program, data, adapted)
+        self._guard(data, adapted)
         self._leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
         self._adapted, self._ranks = adapted, ranks(data)
         start = {name: self._leaves[name] for name in adapted}
@@ -188,6 +196,11 @@ class MetaSVI:
             self.meta_gradient.check(self.inner, learned, self.steps)
         self._learned = {f"inner.{name}": _leaf(value) for name, value in learned.items()}
         self._optimiser = OuterOptimiser(self._optim, self._leaves, self._learned, self.inner.outer_lr)
+
+    def _guard(self, data: Data, adapted: Sequence[str]) -> None:
+        check_backward(self._program, data, adapted)
+        guards.check_reach(self._program, data, adapted)
+        self._unwrapped.check_used(self._program, data, adapted)
 
     @exclusive
     def step(

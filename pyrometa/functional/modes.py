@@ -25,4 +25,5 @@ def _switches(module: nn.Module) -> tuple[bool | str, ...]:
 def _handled(handler: Any) -> Any:
     """A handler's kind, and the sites that it gives values to."""
     data = getattr(handler, "data", None)
-    return type(handler), tuple(data) if isinstance(data, dict) else None
+    kind = type(handler)
+    return kind.__module__, kind.__qualname__, tuple(data) if isinstance(data, dict) else None

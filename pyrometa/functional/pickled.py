@@ -36,6 +36,7 @@ def state_of(program: Program) -> dict[str, Any]:
     return {
         **kept,
         "guide_draws": _renamed(program.guide_draws, names),
+        "_guarded": {mode: _renamed(draws, names) for mode, draws in program._guarded.items()},
         "stored": _stored(program.leaves.values()),
         "autoguides": autoguides,
     }
@@ -46,7 +47,9 @@ def restore(program: Program, state: Mapping[str, Any]) -> None:
     kept = {name: value for name, value in state.items() if name not in ("stored", "autoguides")}
     vars(program).update(kept, _tapes={}, _row_plates={})
     program.leaves = {name: _as_found(leaf) for name, leaf in program.leaves.items()}
-    program.guide_draws = _renamed(program.guide_draws, {n: id(leaf.tensor) for n, leaf in program.leaves.items()})
+    ids = {name: id(leaf.tensor) for name, leaf in program.leaves.items()}
+    program.guide_draws = _renamed(program.guide_draws, ids)
+    program._guarded = {mode: _renamed(draws, ids) for mode, draws in program._guarded.items()}
     program.use(program.elbo)
     own(leaf.tensor for leaf in program.leaves.values())
     store = pyro.get_param_store()

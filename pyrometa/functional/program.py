@@ -78,6 +78,8 @@ class Program:
         self._keeps = False
         self.leaves: dict[str, Leaf] = {}
         self.guide_draws = guards.GuideDraws()
+        self.mode: Any = None
+        self._guarded: dict[Any, guards.GuideDraws] = {}
         self.local_sites: tuple[str, ...] = ()
         self.site_lines: dict[str, str] = {}
         self.proved: set[Any] = set()
@@ -120,6 +122,32 @@ class Program:
             self.local_sites = guards.local_sites(guide, model.trace)
             self._registered = [*guide.recorder.modules.values(), *model.recorder.modules.values()]
             buffers.check_constant(lambda: (self.loss({}, data), self.score({}, data)))
+
+    def look_again(self, data: Data) -> None:
+        """Guard in another mode what :meth:`initialise` guards on first data, where its parameters are known.
+
+        Raises:
+            UnsupportedProgramError, ValueError: as :meth:`initialise`.
+        """
+        given, buffers = self._for_program(data), Buffers()
+        buffers.see(self.modules())
+        with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
+            with self.using({}):
+                guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
+            guards.check_sites(guide.trace, model.trace, {**model.recorder.lines, **guide.recorder.lines})
+            self.guide_draws = guards.GuideDraws.of(guide.trace)
+            buffers.check_constant(lambda: (self.loss({}, data), self.score({}, data)))
+
+    def take_up_mode(self) -> bool:
+        """Know the mode that the program is in now, and whether it is one that was guarded."""
+        self.mode = self.modes()
+        self.guide_draws = self._guarded.get(self.mode, self.guide_draws)
+        return self.mode in self._guarded
+
+    def set_guarded(self) -> None:
+        """Note that the guards have let the program pass in the mode that it is in now."""
+        self.mode = self.modes()
+        self._guarded[self.mode] = self.guide_draws
 
     def _for_program(self, data: Data) -> Data:
         """The data without keyword arguments that are the loss's or the score's alone."""

@@ -69,7 +69,7 @@ _SINGLE = _Precision(False, (1e-3,), 0.1)
 
 
 def check(program: Program, adapted: Sequence[str], data: Data) -> None:
-    """Prove the second derivative of the inner loss, once for what adapts and what learns.
+    """Prove the second derivative of the inner loss, once for what adapts, what learns and each mode.
 
     By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the
     global generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves
@@ -86,7 +86,7 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
         UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
     """
     guards.check_draws(program, adapted)
-    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable)
+    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable), program.mode
     if key in program.proved:
         return
     if adapted and not program.guide_draws.straight_through:

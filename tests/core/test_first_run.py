@@ -130,6 +130,22 @@ def test_buffers_of_a_net_that_a_function_registers_are_refused_and_put_back():
     assert net[1].num_batches_tracked == 0
 
 
+def test_buffers_that_move_in_another_mode_are_refused_and_put_back():
+    net = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+
+    def guide(y):
+        pyro.module("net", net)
+        loc, log_scale = net(y[:, None]).mean(0)
+        pyro.sample("z", dist.Normal(loc, log_scale.exp()))
+
+    meta = pm.MetaSVI(normal_model, guide, adam(), inner=pm.SGD(0.01), steps=1)
+    meta.step(torch.randn(2, 4, dtype=DOUBLE))
+    net.train()
+    with pytest.raises(pm.UnsupportedProgramError, match=r"BatchNorm1d updates its buffer 'running_mean'.*GroupNorm"):
+        meta.evaluate_loss(torch.randn(2, 4, dtype=DOUBLE))
+    assert net[1].num_batches_tracked == 0
+
+
 class FirstUse(nn.Module):
     """A flag that is set when it is first used, and stays."""
 

@@ -82,6 +82,32 @@ def test_a_checkpointed_function_is_named():
         meta_svi(case, engine=LOOP).init(rows())
 
 
+class InTraining(nn.Module):
+    """A layer that is called in another way while it is trained."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.net, self.call = nn.Linear(2, 1), call
+
+    def forward(self, x):
+        return (self.call if self.training else nn.Module.__call__)(self.net, x)
+
+
+@pytest.mark.parametrize("first", ["init", "evaluate_loss"])
+def test_a_checkpoint_of_another_mode_is_refused_when_the_mode_is_met(first):
+    torch.manual_seed(0)
+    case = guide_of(InTraining(lambda net, x: checkpoint(net, x, use_reentrant=False)))
+    case.guide.eval()
+    meta = meta_svi(case, engine=LOOP)
+    getattr(meta, first)(rows())
+    case.guide.train()
+    for _ in range(2):
+        with pytest.raises(pm.UnsupportedProgramError, match=r"torch.utils.checkpoint runs \S*Linear"):
+            meta.step(rows())
+    case.guide.eval()
+    meta.step(rows())
+
+
 class Late(torch.autograd.Function):
     """``x @ weight``, whose backward reads the weight from its module when it runs."""
 

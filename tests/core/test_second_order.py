@@ -224,6 +224,48 @@ def test_what_adapts_anew_is_proved_anew():
     meta_svi(case, steps=0).step(case.support)
 
 
+class InTraining(nn.Module):
+    """Cubes while it is trained."""
+
+    def forward(self, x):
+        return Cube.apply(x) if self.training else x
+
+
+def test_another_mode_is_proved_anew():
+    case = guide_of(nn.Sequential(nn.Linear(2, 1), InTraining()))
+    case.guide.eval()
+    meta = meta_svi(case)
+    meta.step(case.support)
+    case.guide.train()
+    with pytest.raises(pm.UnsupportedProgramError, match="through Cube"):
+        meta.step(case.support)
+
+
+class GammaInTraining(nn.Module):
+    """A guide that draws once-differentiably while it is trained."""
+
+    def model(self, x):
+        z = pyro.sample("z", dist.Gamma(2.0, 2.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).expand([2]).to_event(1), obs=x)
+
+    def forward(self, x):
+        scale = pyro.param("scale", lambda: torch.ones(()), constraint=constraints.positive)
+        pyro.sample("z", dist.Gamma(scale, 1.0) if self.training else dist.LogNormal(scale, 1.0))
+
+
+def test_a_draw_of_another_mode_is_refused_in_that_mode_alone():
+    guide = GammaInTraining().eval()
+    meta = meta_svi(Case(guide.model, guide, rows(), rows()), adapt="guide", loss=Trace_ELBO())
+    meta.step(rows())
+    guide.train()
+    for _ in range(2):
+        with pytest.raises(pm.UnsupportedProgramError, match="draws a Gamma"):
+            meta.step(rows())
+    guide.eval()
+    meta.step(rows())
+
+
 def test_the_proof_leaves_no_trace():
     case = deep(torch.tanh, torch.float32)
     meta = meta_svi(case, engine=pm.Engine(vectorize=False))
