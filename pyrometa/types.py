@@ -56,6 +56,11 @@ class Data:
         args = nest.mapped(lambda tensor: tensor[tasks], self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
+    def chosen(self, tasks: list[int]) -> Data:
+        """Several tasks, in this order, of data whose tensors have a leading task dimension."""
+        args = nest.mapped(lambda tensor: tensor[tasks], self.args)
+        return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
+
     def tensors(self) -> list[Tensor]:
         """All that has a task dimension where the data have one: tensors of the arguments, and the count of rows."""
         return [*nest.tensors(self.args), *([self.rows.count] if self.rows else [])]
@@ -113,6 +118,13 @@ class TaskBatch:
         *ahead, last = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         parts = (self.index[tasks], self.support[tasks], self.query[tasks])
         return TaskBatch(*parts, tuple(ahead), last, self.unpadded[tasks])
+
+    def chosen(self, rows: list[int]) -> TaskBatch:
+        """The tasks at these positions of the batch, in this order."""
+        support, query = self.support.chosen(rows), self.query.chosen(rows)
+        *ahead, last = (tuple(draw[rows] for draw in draws) for draws in (*self.support_noise, self.query_noise))
+        unpadded = tuple(self.unpadded[row] for row in rows) if self.unpadded else ()
+        return TaskBatch(tuple(self.index[row] for row in rows), support, query, tuple(ahead), last, unpadded)
 
     def chunks(self, size: int | None) -> Iterator[TaskBatch]:
         """At most ``size`` tasks at a time; None for all at once."""

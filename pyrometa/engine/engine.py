@@ -18,7 +18,7 @@ from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
 from pyrometa.engine.recorder import Recorder
-from pyrometa.engine.refilled import varied
+from pyrometa.engine.refilled import shown, to_try
 from pyrometa.engine.shapes import layout, modes
 from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.engine.works import FastWeights, Scores
@@ -232,6 +232,7 @@ class Engine:
         refused = problem.program.refuses_batches()
         reason = told(problem.program, refused) if refused else None
         if reason is None:
+            some = to_try(tasks)
             forced = self.vectorize is True and self.low_rank is True
             for low_rank in (True,) if forced else (self.low_rank, False):
                 try:
@@ -242,8 +243,8 @@ class Engine:
                         raise
                     reason = told(problem.program, error)
                     break
-                reason = trial(problem, tasks[:2], order, plan)
-                reason = reason or trial_of_padding(problem, tasks, order, plan)
+                reason = trial(problem, some, order, plan)
+                reason = reason or trial_of_padding(problem, tasks, some, order, plan)
                 if reason is None:
                     return plan
                 if not plan.low_rank:
@@ -255,7 +256,8 @@ class Engine:
 
 def _key(problem: Problem, tasks: TaskBatch, work: Work) -> Any:
     """What has to agree for one plan to serve."""
-    return layout(tasks), varied(tasks), modes(problem), work.order
+    hidden = (shown(tasks), problem.program.zeros()) if tasks.unpadded else ()
+    return layout(tasks), hidden, modes(problem), work.order
 
 
 def _one_by_one(problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:

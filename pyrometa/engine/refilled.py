@@ -2,7 +2,8 @@
 
 What pads a task in a run repeats its last row, which some tasks hide: those that need no padding, or whose rows are all
 alike. So a plan for padded tasks is also tried on tasks with as few rows as it may ever serve, that are padded with
-other rows than they have: rows of other tasks, made smaller, and with noise that is not zero.
+other rows than they have: rows of other tasks, made smaller, and with noise that is not zero. The tasks
+and rows to try are chosen such that they show what varies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyrometa import nest
 from pyrometa.engine.padding import NotPaddableError, stacked
+from pyrometa.engine.telling import telling
 from pyrometa.functional import Program
 from pyrometa.types import Data, StepNoise, TaskBatch, TaskData
 
@@ -23,12 +25,25 @@ _NOISE = 0.3  # of a normal and of a uniform
 _ALMOST = 0.01  # which a covariance that is diagonal in every row survives off its diagonal
 
 
-def refilled(program: Program, tasks: TaskBatch, *, altered: bool) -> TaskBatch | None:
-    """Two padded tasks with fewer rows and other padding; None where tasks of these sizes are never padded.
+def to_try(tasks: TaskBatch) -> TaskBatch:
+    """The first two tasks, and of padded ones those that show what may be mixed, such as where a value is missing."""
+    if not tasks.unpadded:
+        return tasks[:2]
+    columns = []
+    for data in (tasks.support, tasks.query):
+        rows = data.rows.padded if data.rows else ()
+        for tensor, padded in zip(nest.tensors(data.args), rows, strict=True):
+            columns.append(tensor.reshape(*(tensor.shape[:2] if padded else (len(tasks), 1)), -1))
+    return tasks.chosen(telling(columns))
+
+
+def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, altered: bool) -> TaskBatch | None:
+    """Padded tasks with fewer rows and other padding; None where tasks of these sizes are never padded.
 
     Args:
         program: what is to be tried.
         tasks: padded tasks.
+        some: those of them to make others from, unpadded.
         altered: whether the rows that count are made from those of other tasks too, for data whose own are all alike.
 
     Raises:
@@ -52,21 +67,25 @@ def refilled(program: Program, tasks: TaskBatch, *, altered: bool) -> TaskBatch 
                 query=queries.cut(task.query, fewest[1], altered),
             ),
         )
-        for task in tasks.unpadded[:2]
+        for task in some
     ]
     batch = stacked(program, cut, sizes, support.plates, (support.padded, query.padded), rest=_NOISE)
     return replace(batch, support=supports.on_others(batch.support), query=queries.on_others(batch.query))
 
 
-def varied(tasks: TaskBatch) -> tuple[bool, ...]:
-    """Of each tensor that is padded, whether its values differ in the first tasks; where not, a trial shows little."""
-    return tuple(
-        bool((tensor[:2] != tensor.flatten()[:1]).any())
-        for data in (tasks.support, tasks.query)
-        if data.rows
-        for tensor, padded in zip(nest.tensors(data.args), data.rows.padded, strict=True)
-        if padded
-    )
+def shown(tasks: TaskBatch) -> tuple[tuple[bool, bool, bool], ...]:
+    """What of padded tasks may hide from a trial that rows are mixed.
+
+    Returns:
+        Of each tensor, those of keyword arguments too, whether it is all one value, holds a zero, and is all zero.
+    """
+    sets = [data for data in (tasks.support, tasks.query) if data.rows]
+    parts = [part for data in sets for part in (data.args, dict(data.kwargs))]
+    return tuple(_seen(tensor) for part in parts for tensor in nest.tensors(part))
+
+
+def _seen(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return not (tensor != tensor.flatten()[:1]).any(), not tensor.all(), not tensor.any()
 
 
 def _fewest(size: int) -> int:
@@ -98,13 +117,19 @@ class _Pool:
     """
 
     def __init__(self, sets: Sequence[Data], padded: Sequence[bool]) -> None:
+        self._count = sum(nest.tensors(data.args)[0].shape[0] for data in sets)
         columns = zip(*(nest.tensors(data.args) for data in sets), strict=True)
         self._known = [torch.cat(column) if rows else None for column, rows in zip(columns, padded, strict=True)]
+        self._told = False
         self._generator = torch.Generator().manual_seed(_SEED)
 
     def cut(self, data: Data, rows: int, altered: bool) -> Data:
-        """The first rows of a set, or as many others."""
+        """The first rows of a set, or as many others, of which those of the first set show all that varies."""
         chosen, scale = self._choice(rows)
+        if not self._told:
+            first = telling([known.reshape(len(known), 1, -1) for known in self._known if known is not None], rows)
+            chosen[: len(first)] = torch.tensor(first)
+            self._told = True
 
         def change(own: Tensor, known: Tensor | None) -> Tensor:
             if known is None:
@@ -133,7 +158,7 @@ class _Pool:
     def _choice(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Which rows, and how much smaller; the same for all tensors."""
         chosen, scale = (torch.rand(shape, generator=self._generator, dtype=torch.float64) for _ in range(2))
-        return chosen, 0.5 + 0.4 * scale
+        return (chosen * self._count).long(), 0.5 + 0.4 * scale
 
     def _changed(self, data: Data, change: Callable[[Tensor, Tensor | None], Tensor]) -> Data:
         tensors = zip(nest.tensors(data.args), self._known, strict=True)
@@ -142,7 +167,7 @@ class _Pool:
 
 def _smaller(known: Tensor, chosen: Tensor, scale: Tensor, zero: float) -> Tensor:
     """Rows times a number each, which leaves them in most supports; what is zero in all of them is a part of that."""
-    rows = known[(chosen * len(known)).long().to(known.device)]
+    rows = known[chosen.to(known.device)]
     scale = scale.to(known).view(*scale.shape, *(1,) * (known.dim() - 1))
     return rows * scale + zero * scale * (known == 0).all(0)
 

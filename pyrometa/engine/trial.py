@@ -66,15 +66,17 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
             return str(error)
 
 
-def trial_of_padding(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
+def trial_of_padding(problem: Problem, tasks: TaskBatch, some: TaskBatch, order: Order, plan: Plan) -> str | None:
     """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any.
+
+    ``some`` of the tasks are tried, on rows of all of them.
 
     The rows that count are altered as well, where the reference runs on what comes out.
     """
     reason = None
     for altered in (True, False):
         try:
-            other = refilled(problem.program, tasks, altered=altered)
+            other = refilled(problem.program, tasks, some.unpadded, altered=altered)
             return None if other is None else trial(problem, other, order, plan)
         except Exception as error:  # whatever the program raises is the reason
             check_interrupt(error)

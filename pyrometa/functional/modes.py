@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from pyro.poutine.runtime import _PYRO_STACK
-from torch import nn
+from torch import Tensor, nn
 
 
 def modes(modules: Iterable[nn.Module]) -> Any:
@@ -15,11 +16,30 @@ def modes(modules: Iterable[nn.Module]) -> Any:
 
 
 _SWITCHES = frozenset((bool, str))
+_NUMBERS = frozenset((int, float))
 
 
 def _switches(module: nn.Module) -> tuple[bool | str, ...]:
     """Training or evaluation, and what else a module holds that is true, false or a word."""
     return tuple([value for value in vars(module).values() if type(value) in _SWITCHES])
+
+
+def zeros(modules: Iterable[nn.Module]) -> Any:
+    """Which of the numbers, buffers and other tensors that the modules hold, apart from parameters, are zero."""
+    return tuple(map(_zeros, modules))
+
+
+def _zeros(module: nn.Module) -> tuple[bool, ...]:
+    held = (*vars(module).values(), *module._buffers.values())
+    return tuple([not value for value in held if type(value) in _NUMBERS] + [_is_zero(t) for t in held if _readable(t)])
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    return not tensor.any()
+
+
+def _readable(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
 
 
 def _handled(handler: Any) -> Any:

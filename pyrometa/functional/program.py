@@ -21,7 +21,7 @@ from pyrometa.functional.handlers import AnswerParams, MaskRows, MaskSupport, sw
 from pyrometa.functional.kept import mend, mend_attributes
 from pyrometa.functional.leaves import Leaf, find_leaves
 from pyrometa.functional.mean_field import mean_field_elbo, warn_of_forgotten_jacobians
-from pyrometa.functional.modes import modes
+from pyrometa.functional.modes import modes, zeros
 from pyrometa.functional.noise import BatchedNoise, Kinds, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.own_arguments import for_program
 from pyrometa.functional.plates import plate_sizes
@@ -236,6 +236,10 @@ class Program:
     def modes(self) -> Any:
         """Switches that change what the program does: those of its modules, and the handlers around it."""
         return modes(self.modules())
+
+    def zeros(self) -> Any:
+        """Which numbers and tensors that its modules hold are zero, so that what they multiply is not seen."""
+        return zeros(self.modules())
 
     def batched(
         self,

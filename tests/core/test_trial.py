@@ -1,5 +1,7 @@
 """What a trial proves covers what the plan is used for: another batch, other padding, another mode, any precision."""
 
+from contextlib import nullcontext
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -207,6 +209,63 @@ def test_another_mode_is_another_trial(switch):
             with pytest.warns(pm.LoopWarning, match="rows that do not count change the loss"):
                 found.append(meta.loss_and_grads(batch, batch))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-9, atol=0)
+
+
+def imputed(x, m, y):
+    regression(torch.where(m > 0, x, (x * m).sum(0) / m.sum(0)), y)
+
+
+def imputed_where_zero(x, _, y):
+    regression(torch.where(x == 0, x.mean(0), x), y)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6, 7, 6), (5, 6, 8, 8)], ids=["padded", "full"])
+@pytest.mark.parametrize("model", [imputed, imputed_where_zero])
+def test_values_that_only_later_tasks_lack(model, sizes):
+    batch = rows(sizes, lambda n: (torch.rand(n, 2, **FLOAT64), torch.ones(n, 2, **FLOAT64), pair(n)[1]))
+    for x, m, _ in batch[2:]:
+        (m if model is imputed else x)[1, 0] = 0.0
+    with pytest.warns(pm.LoopWarning, match="run size by size"):
+        assert_same(model, [batch])
+
+
+class Annealed(nn.Module):
+    """Centres by as much as it is told, or holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.number = 0, 0.0
+        self.tensor = torch.zeros((), **FLOAT64)
+        self.register_buffer("buffer", torch.zeros((), **FLOAT64))
+
+    def forward(self, x, y, told=0.0):
+        self.calls += 1
+        regression(x - (told + self.number + self.tensor + self.buffer) * x.mean(0), y)
+
+    def turn_on(self, kind):
+        """Keyword arguments of the next step."""
+        if kind == "kwargs":
+            return {"told": torch.ones((), **FLOAT64)}
+        self.number = 1.0 if kind == "number" else 0.0
+        for name in ("tensor", "buffer"):
+            getattr(self, name).fill_(float(name == kind))
+        return {"told": torch.zeros((), **FLOAT64)}
+
+
+@pytest.mark.parametrize("kind", ["kwargs", "number", "tensor", "buffer"])
+def test_a_term_that_is_turned_on_is_tried(kind):
+    batch, found = rows((5, 6, 7, 8), pair), []
+    for engine in (LOOP, pm.Engine()):
+        model = Annealed()
+        meta = meta_svi(model, engine=engine)
+        for _ in range(2):
+            meta.loss_and_grads(batch, kwargs=model.turn_on(None))
+        assert sum(map(len, engine._plans.values())) <= 1
+        torch.manual_seed(1)
+        with nullcontext() if engine is LOOP else pytest.warns(pm.LoopWarning, match="run size by size"):
+            found.append(meta.loss_and_grads(batch, kwargs=model.turn_on(kind)))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-9, atol=0)
+    assert_equal(found[1][1], found[0][1], rtol=1e-9, atol=1e-12)
 
 
 def slightly_centred(x, y):
