@@ -22,6 +22,7 @@ from pyrometa.types import Data, StepNoise, TaskBatch, TaskData
 
 _SEED = 10
 _NOISE = 0.3  # of a normal and of a uniform
+_AHEAD = 10_000
 _ALMOST = 0.01  # which a covariance that is diagonal in every row survives off its diagonal
 
 
@@ -73,19 +74,21 @@ def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, al
     return replace(batch, support=supports.on_others(batch.support), query=queries.on_others(batch.query))
 
 
-def shown(tasks: TaskBatch) -> tuple[tuple[bool, bool, bool], ...]:
+def shown(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
     """What of padded tasks may hide from a trial that rows are mixed.
 
     Returns:
-        Of each tensor, those of keyword arguments too, whether it is all one value, holds a zero, and is all zero.
+        Of each tensor, those of keyword arguments too, whether it is all one value, and whether it holds a zero.
     """
     sets = [data for data in (tasks.support, tasks.query) if data.rows]
     parts = [part for data in sets for part in (data.args, dict(data.kwargs))]
     return tuple(_seen(tensor) for part in parts for tensor in nest.tensors(part))
 
 
-def _seen(tensor: Tensor) -> tuple[bool, bool, bool]:
-    return not (tensor != tensor.flatten()[:1]).any(), not tensor.all(), not tensor.any()
+def _seen(tensor: Tensor) -> tuple[bool, bool]:
+    values = tensor.flatten()
+    parts = values[:_AHEAD], values[_AHEAD:]  # of large data the first part mostly tells
+    return not any((part != values[:1]).any() for part in parts), not all(part.all() for part in parts)
 
 
 def _fewest(size: int) -> int:
