@@ -41,6 +41,18 @@ def labelled(name: str, nest: Any) -> Iterator[tuple[str, Tensor]]:
         yield from labelled(name + label, part)
 
 
+def opaque(name: str, nest: Any) -> Iterator[tuple[str, Any]]:
+    """Each object of a nest that is neither a tensor nor a plain constant, and the classes of its dataclasses, named."""
+    if not is_nest(nest):
+        if not isinstance(nest, bool | int | float | str | None):
+            yield name, nest
+        return
+    if _fields(nest):
+        yield f"{name}.__class__", type(nest)
+    for label, part in () if isinstance(nest, Tensor) else _labelled_parts(nest):
+        yield from opaque(name + label, part)
+
+
 def mapped(function: Callable[[Tensor], Tensor], nest: Any) -> Any:
     """The same nest of a function of each tensor; what holds no tensor is the same object."""
     if isinstance(nest, Tensor):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
@@ -66,7 +67,7 @@ class Recorder:
             return None
 
     def _recording(self, static: Any, problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Recording | None:
-        state = self._state = problem.program.fingerprint(self._state)
+        state = self._state = problem.program.fingerprint(self._state, _given(batch))
         found = self.recordings.get((static, state))
         if found is not None:
             self.recordings.move_to_end((static, state))
@@ -113,7 +114,7 @@ def _recorded(
         before = torch.get_rng_state()
         expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
         draws_its_own = not torch.equal(before, torch.get_rng_state())
-    changed = state.first_difference(problem.program.fingerprint(state))
+    changed = state.first_difference(problem.program.fingerprint(state, _given(batch)))
     if changed is not None:
         raise UnsupportedProgramError(
             f"this program can't be recorded: it changes {changed} as it runs; keep that outside, or use "
@@ -138,6 +139,15 @@ def _says(made: Recording, problem: Problem, batch: TaskBatch, expected: Any) ->
         found = made.replay(problem, batch)
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
     return all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)
+
+
+def _given(batch: TaskBatch) -> dict[str, Any]:
+    """The objects that the tasks hold besides tensors and constants: the same ones may be changed in place."""
+    return {
+        name: value
+        for role, data in (("support", batch.support), ("query", batch.query))
+        for name, value in (*nest.opaque(role, data.args), *nest.opaque(f"{role}.kwargs", data.kwargs))
+    }
 
 
 def _key(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> Any:

@@ -258,17 +258,25 @@ class Program:
         with pyro.validation_enabled(False):
             return self._evaluate(objective, params, data, mode.expecting(self._kinds), constrained, support)
 
-    def fingerprint(self, known: Fingerprint | None = None) -> Fingerprint:
-        """All that :meth:`loss` and :meth:`score` depend on besides their arguments, to compare.
+    def fingerprint(self, known: Fingerprint | None = None, given: Mapping[str, Any] | None = None) -> Fingerprint:
+        """All that :meth:`loss` and :meth:`score` depend on besides the tensors of their arguments, to compare.
 
         Args:
             known: an earlier one, which is returned if nothing has changed: that is found out faster.
+            given: objects among their arguments, by name, of which a part may change.
 
         Raises:
             UnsupportedProgramError: the program reads something that can't be compared, such as a clock or a file.
         """
         frozen = {f"frozen.{name}": leaf.tensor for name, leaf in self.leaves.items() if not leaf.trainable}
-        parts = {"model": self.model, "guide": self.guide, "loss": self.elbo, "score": self._given_score, **frozen}
+        parts = {
+            "model": self.model,
+            "guide": self.guide,
+            "loss": self.elbo,
+            "score": self._given_score,
+            **frozen,
+            **(given or {}),
+        }
         trained = [leaf.tensor for leaf in self.leaves.values() if leaf.trainable]
         if known is not None and known.holds(parts, trained):
             return known

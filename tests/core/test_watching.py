@@ -384,3 +384,75 @@ def test_tensors_without_storage_are_recorded(prior):
         torch.manual_seed(5)
         found.append(meta.loss_and_grads(y)[0])
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+
+
+class Held:
+    def __init__(self, beta):
+        self.beta = beta
+
+
+@dataclasses.dataclass
+class Derives:
+    y: torch.Tensor
+
+    def __post_init__(self):
+        self.beta = FACTOR["beta"]
+
+
+FACTOR = {"beta": 1.0}
+
+
+def scaled(x, cfg=None):
+    beta = x.beta if cfg is None else cfg.beta
+    y = getattr(x, "y", x)
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("d", len(y)):
+        pyro.sample("y", dist.Normal(z * torch.as_tensor(beta), 1.0), obs=y)
+
+
+GIVEN = {
+    "attribute": (lambda: Held(1.0), lambda held: setattr(held, "beta", 3.0)),
+    "tensor": (lambda: Held(torch.tensor(1.0)), lambda held: held.beta.fill_(3.0)),
+    "array": (lambda: Held(np.ones((), np.float32)), lambda held: held.beta.fill(3.0)),
+}
+
+
+@pytest.mark.parametrize("record", [True, "auto"])
+@pytest.mark.parametrize(("make", "change"), GIVEN.values(), ids=GIVEN)
+def test_an_argument_changed_in_place_is_seen(make, change, record, monkeypatch):
+    monkeypatch.setattr("pyrometa.engine.recorder._PATIENCE", 1)
+    held, y = make(), torch.ones(2, 3)
+    losses = losses_of(scaled, y, record, lambda: change(held), cfg=held)
+    torch.testing.assert_close(*losses)
+
+
+def test_what_an_argument_derives_is_seen(monkeypatch):
+    change = functools.partial(monkeypatch.setitem, FACTOR, "beta", 3.0)
+    torch.testing.assert_close(*losses_of(scaled, Derives(torch.ones(2, 3)), True, change))
+
+
+def losses_of(model, data, record, change, **kwargs):
+    """The loss after a change in place, replayed and by the loop."""
+
+    def guide(*args, **kwargs):
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.3)), 0.5))
+
+    pyro.clear_param_store()
+    optim = pyro.optim.Adam({"lr": 1e-3})
+    engines = (pm.Engine(record=record), pm.Engine(vectorize=False))
+    metas = [pm.MetaSVI(model, guide, optim, inner=pm.SGD(0.01), steps=1, engine=engine) for engine in engines]
+    for _ in range(3):
+        before = losses(metas, data, kwargs)
+    assert metas[0].engine.recordings()
+    change()
+    after = losses(metas, data, kwargs)
+    assert abs(after[1] - before[1]) > 1e-3
+    return after
+
+
+def losses(metas, data, kwargs):
+    found = []
+    for meta in metas:
+        torch.manual_seed(0)
+        found.append(meta.loss_and_grads(data, kwargs=kwargs)[0])
+    return found
