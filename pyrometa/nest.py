@@ -42,7 +42,7 @@ def labelled(name: str, nest: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def opaque(name: str, nest: Any) -> Iterator[tuple[str, Any]]:
-    """Each object of a nest that is neither a tensor nor a plain constant, and the classes of its dataclasses, named."""
+    """Each object of a nest that is neither a tensor nor a plain constant, and the classes of its dataclasses."""
     if not is_nest(nest):
         if not isinstance(nest, bool | int | float | str | None):
             yield name, nest

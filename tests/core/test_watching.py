@@ -222,7 +222,7 @@ WATCHED = {
 }
 CONTEXT, LOCAL, ITERATOR = contextvars.ContextVar("beta"), threading.local(), iter([1.0])
 NUMPY, PYTHON, TORCH = np.random.default_rng(0), random.Random(0), torch.Generator()
-PATH = pathlib.Path("beta")
+PATH, STORE = pathlib.Path("beta"), pyro.get_param_store()
 
 
 def imported_inside():
@@ -249,6 +249,11 @@ REFUSED = {
         lambda: torch.randn(1, generator=TORCH),
         lambda: uuid.uuid4(),
         lambda: secrets.randbelow(2),
+    ],
+    "the param store": [
+        lambda: pyro.get_param_store()["beta"],
+        lambda: "beta" in STORE,
+        lambda: pyro.poutine.runtime._PYRO_PARAM_STORE.keys(),
     ],
     "by its name": [lambda: eval("1.0"), lambda: globals()["PATH"]],
     "an iterator": [lambda: next(ITERATOR), lambda: sys.stdin.readline()],

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyrometa.functional.watching.outside import root, trusted_module
+from pyrometa.functional.watching.outside import outside, root, trusted_module
 
 _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
@@ -116,7 +116,9 @@ def _attribute(module: types.ModuleType, name: str) -> Any:
 def _settled(value: Any) -> bool:
     """Whether an object is a trusted library's own, such as a namespace of operators."""
     code = types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type
-    return not isinstance(value, code | bool | int | float | str) and root(type(value).__module__) in ("torch", "pyro")
+    if isinstance(value, code | bool | int | float | str) or outside(value) is not None:
+        return False
+    return root(type(value).__module__) in ("torch", "pyro")
 
 
 def _imported(name: str, function: types.FunctionType) -> Any:

@@ -11,7 +11,9 @@ from pathlib import PurePath
 from typing import Any, NoReturn
 
 import numpy as np
+import pyro
 import torch
+from pyro.params.param_store import ParamStoreDict
 
 from pyrometa.errors import UnsupportedProgramError
 
@@ -67,6 +69,8 @@ def outside(value: Any) -> str | None:
         return f"{_RANDOM} ({type(value).__module__}.{type(value).__name__})"
     if isinstance(value, type(os.environ)):
         return f"{_ENVIRONMENT} (os.environ)"
+    if isinstance(value, ParamStoreDict) or value is pyro.get_param_store:
+        return "the param store"
     if isinstance(value, PurePath):
         return f"{_FILES} ({type(value).__name__})"
     if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType | None):
