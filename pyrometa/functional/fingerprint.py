@@ -18,7 +18,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyrometa.functional.watching import PLAIN, Parts, kind_of, names_of
+from pyrometa.functional.watching import PLAIN, Parts, fields_of, kind_of, named_by
 
 
 class Fingerprint:
@@ -109,6 +109,8 @@ class _Walk:
             path += "'"
         if type(value) in PLAIN:
             self.state[path] = (type(value), value)
+            if type(value) is str and "{" in value:
+                self._words.update(fields_of(value))
             return
         if id(value) in self._visited:
             self.state[path] = self._visited[id(value)]
@@ -119,6 +121,9 @@ class _Walk:
             self.state[path] = id(value)
             return
         kind = kind_of(value, path)
+        words, dynamic = named_by(value)
+        self._words |= words
+        self._dynamic = self._dynamic or dynamic
         if isinstance(kind, Parts):
             self._add_parts(path, value, kind)
         elif kind is not None:
@@ -127,10 +132,6 @@ class _Walk:
             self.values.append((kind.copied, value, copied))
         else:
             self.state[path] = id(value)
-            if isinstance(value, types.CodeType):
-                named = names_of(value)
-                self._words |= named.words
-                self._dynamic = self._dynamic or named.dynamic
 
     def _add_parts(self, path: str, value: Any, kind: Parts) -> None:
         self.state[path] = kind.tag

@@ -3,12 +3,14 @@
 import array
 import collections
 import contextvars
+import copy
 import dataclasses
 import datetime
 import enum
 import functools
 import itertools
 import math
+import operator
 import os
 import pathlib
 import random
@@ -29,6 +31,8 @@ from torch import nn
 
 import pyrometa as pm
 from pyrometa.functional import Program
+
+FACTOR = {"beta": 1.0}
 
 
 class Base:
@@ -150,6 +154,62 @@ def looked_up():
     return lambda: getattr(config, name + "ta"), lambda: setattr(config, "beta", 3.0)
 
 
+def by_name(make_read):
+    def make():
+        config = module(beta=1.0)
+        return make_read(config), lambda: setattr(config, "beta", 3.0)
+
+    return make
+
+
+def getter(config):
+    get = operator.attrgetter("beta")
+    return lambda: get(config)
+
+
+def alias(config):
+    look_up, name = getattr, "beta"
+    return lambda: look_up(config, name)
+
+
+def held_format(config):
+    text = "{0.beta}"
+    return lambda: text.format(config)
+
+
+class Constructed:
+    def __init__(self):
+        self.beta = FACTOR["beta"]
+
+    def __getstate__(self):
+        return {"beta": FACTOR["beta"]}
+
+    def again(self):
+        return type(self)().beta
+
+    def factor(self):
+        return FACTOR["beta"]
+
+
+@dataclasses.dataclass
+class PostInit:
+    alpha: float = 1.0
+
+    def __post_init__(self):
+        self.beta = FACTOR["beta"]
+
+
+def factor(kind, read):
+    def make():
+        thing = kind()
+        return lambda: read(thing), lambda: FACTOR.__setitem__("beta", 3.0)
+
+    return make
+
+
+METHOD = operator.methodcaller("factor")
+
+
 def referent():
     thing = Callable()
     reference = weakref.ref(thing)
@@ -213,6 +273,16 @@ WATCHED = {
     "module that is handed on": instance(functools.partial(module, beta=1.0)),
     "submodule": submodule,
     "name made at run time": looked_up,
+    "attrgetter": by_name(getter),
+    "partial of getattr": by_name(lambda config: functools.partial(getattr, config, "beta")),
+    "getattr by another name": by_name(alias),
+    "format": by_name(lambda config: lambda: float("{0.beta}".format(config))),  # noqa: UP030, UP032
+    "format that is held": by_name(held_format),
+    "methodcaller": factor(Constructed, lambda thing: METHOD(thing)),
+    "type(self)()": factor(Constructed, lambda thing: thing.again()),
+    "__class__": factor(Constructed, lambda thing: thing.__class__().beta),
+    "copy": factor(Constructed, lambda thing: copy.copy(thing).beta),
+    "replace": factor(PostInit, lambda thing: dataclasses.replace(thing, alpha=2.0).beta),
     "weak reference": referent,
     "remembered": remembered,
     "partial": partial,
@@ -273,7 +343,8 @@ def program(read):
 
 
 @pytest.mark.parametrize("make", WATCHED.values(), ids=WATCHED)
-def test_a_change_is_seen(make):
+def test_a_change_is_seen(make, monkeypatch):
+    monkeypatch.setitem(FACTOR, "beta", 1.0)
     read, change = make()
     changing = program(read)
     before = changing.fingerprint()
@@ -402,9 +473,6 @@ class Derives:
 
     def __post_init__(self):
         self.beta = FACTOR["beta"]
-
-
-FACTOR = {"beta": 1.0}
 
 
 def scaled(x, cfg=None):

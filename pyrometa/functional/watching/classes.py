@@ -14,6 +14,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from torch import nn
 
+from pyrometa.functional.watching.code import CONSTRUCTION
 from pyrometa.functional.watching.outside import LIBRARIES, NOW, root, trusted
 from pyrometa.functional.watching.parts import Parts, no_parts
 
@@ -33,10 +34,6 @@ def _once(make: Callable[[type], Any]) -> Callable[[type], Any]:
 
 _NOT_READ = ("plates", "init_loc_fn", "_model")  # an autoguide makes the first in every run, and is done with the rest
 _CACHES = ("_inv", "_cached_x_y")  # of a transform: made as it is used
-_CONSTRUCTION = frozenset({
-    "__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__del__", "__reduce__",
-    "__reduce_ex__", "__getstate__", "__setstate__", "__repr__", "__class_getitem__", "__getnewargs__",
-})  # fmt: skip
 DESCRIPTORS = (
     types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType,
@@ -87,11 +84,11 @@ def _class_parts(kind: type, *, called: bool) -> list[tuple[str, Any]]:
     found = [member for base in own_classes(kind) for member in vars(base).items()]
     data = [(name, v) for name, v in found if not _is_method(v) and not _is_dunder(name) and name != "_abc_impl"]
     known = {name for base in kind.__mro__ if trusted(base) for name in vars(base)} | _ENTRIES
-    dunders = _CONSTRUCTION if called else frozenset()
+    dunders = CONSTRUCTION if called else frozenset()
     methods = [
         (f"{name}()", v)
         for name, v in found
-        if _is_method(v) and (name in dunders or (name not in _CONSTRUCTION and (name in known or _is_dunder(name))))
+        if _is_method(v) and (name in dunders or (name not in CONSTRUCTION and (name in known or _is_dunder(name))))
     ]
     meta = [] if trusted(type(kind)) else [("__class__", class_of(type(kind)))]
     return [*(member for member in data if not isinstance(member[1], DESCRIPTORS)), *methods, *meta]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import copy
+import dataclasses
 import dis
 import functools
+import inspect
+import operator
+import string
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -18,6 +23,18 @@ _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 _BETWEEN = ("PUSH_NULL", "CACHE", "EXTENDED_ARG", "PRECALL")
 _ABSENT = object()
 _DYNAMIC = frozenset({"vars", "__dict__", "attrgetter", "methodcaller", "__getattribute__", "dir", "getmembers"})
+_LOOK_UP = (getattr, vars, dir, inspect.getmembers, inspect.getattr_static, operator.attrgetter, operator.methodcaller)
+"""What reads attributes by names that another code holds, or none."""
+
+CONSTRUCTION = frozenset({
+    "__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__del__", "__reduce__",
+    "__reduce_ex__", "__getstate__", "__setstate__", "__repr__", "__class_getitem__", "__getnewargs__",
+    "__getnewargs_ex__",
+})  # fmt: skip
+"""Methods that are called as an object is made or copied, not as it is used."""
+
+_MAKERS = (type, copy.copy, copy.deepcopy, dataclasses.replace, dataclasses.asdict, dataclasses.astuple)
+_CLASSES = frozenset({"__class__", "__subclasses__", "__mro__", "mro", "__base__", "__bases__"})
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,8 @@ def names_of(code: types.CodeType) -> Names:
     chain: tuple[str, ...] = ()
     steps = list(dis.get_instructions(code))
     dynamic = not _DYNAMIC.isdisjoint(words) or any(_looks_up(steps, i) for i in range(len(steps)))
+    if not _CLASSES.isdisjoint(words):
+        words |= CONSTRUCTION
     for step in steps:
         if chain and step.opname in _ATTRIBUTE:
             chain = (*chain, step.argval)
@@ -67,6 +86,17 @@ def names_of(code: types.CodeType) -> Names:
     return Names(tuple(chains), tuple(dict.fromkeys(imports)), frozenset(words), dynamic)
 
 
+def named_by(value: Any) -> tuple[frozenset[str], bool]:
+    """The names that attributes may be read by because of a value, and whether by any other as well."""
+    if isinstance(value, types.CodeType):
+        named = names_of(value)
+        return named.words, named.dynamic
+    if any(value is maker for maker in _MAKERS):
+        return CONSTRUCTION, False
+    look_up = isinstance(value, _LOOK_UP[-2:]) or any(value is function for function in _LOOK_UP)
+    return frozenset(), look_up
+
+
 def _looks_up(steps: Sequence[dis.Instruction], i: int) -> bool:
     """Whether a ``getattr`` is called here, or handed on, with a name that the code does not hold."""
     if steps[i].opname not in _GLOBAL or steps[i].argval != "getattr":
@@ -86,8 +116,18 @@ def _strings(constants: tuple[Any, ...]) -> Iterator[str]:
     for constant in constants:
         if isinstance(constant, str):
             yield from constant.split(".")
+            yield from fields_of(constant)
         elif isinstance(constant, tuple):
             yield from _strings(constant)
+
+
+def fields_of(text: str) -> Iterator[str]:
+    """The attributes that ``str.format`` reads for a text: ``beta`` for ``"{0.beta}"``."""
+    try:
+        fields = [field for _, field, *_ in string.Formatter().parse(text) if field]
+    except ValueError:  # no text to format
+        return
+    yield from (word for field in fields for word in field.replace("[", ".").split("."))
 
 
 def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -102,6 +142,8 @@ def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         while isinstance(value, types.ModuleType) and attributes:
             through, name = value, attributes.pop(0)
             path, value = f"{path}.{name}", _attribute(value, name)
+        if (first, value) == ("getattr", getattr):  # which the names tell
+            continue
         if value is not _ABSENT and not (through and trusted_module(through) and _settled(value)):
             yield path, value
     for name in named.imports:
