@@ -7,6 +7,7 @@ over because it is not known.
 
 from __future__ import annotations
 
+import decimal
 import functools
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -41,7 +42,8 @@ class Fingerprint:
         for path, program in self._roots.items():
             walk.add(path, program)
         walk.settle()
-        self._state: dict[str, Any] = {"dtype": self._settings[1], "local": self._settings[2], **walk.state}
+        settings = zip(("dtype", "local", "decimal"), self._settings[1:], strict=True)
+        self._state: dict[str, Any] = {**dict(settings), **walk.state}
         self._parts, self._values, self._held = walk.parts, walk.values, walk.held
         self._hash = hash(tuple(self._state.items()))
 
@@ -77,9 +79,11 @@ def _roots(programs: Mapping[str, Any]) -> dict[str, Any]:
     return {**programs, **{f"handlers.[{i}]": handler for i, handler in enumerate(_PYRO_STACK)}}
 
 
-def _settings(parameters: Collection[Tensor]) -> tuple[frozenset[int], torch.dtype, bool]:
+def _settings(parameters: Collection[Tensor]) -> tuple[frozenset[int], torch.dtype, bool, tuple[int, str]]:
     trained = frozenset(parameter.untyped_storage().data_ptr() for parameter in parameters if parameter.numel())
-    return trained, torch.get_default_dtype(), pyro.settings.get("module_local_params")
+    context = decimal.getcontext()
+    numbers = context.prec, context.rounding
+    return trained, torch.get_default_dtype(), pyro.settings.get("module_local_params"), numbers
 
 
 class _Walk:

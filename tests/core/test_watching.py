@@ -1,20 +1,28 @@
 """What a program reads is compared or refused by name; what it keeps of a vectorised run is usable."""
 
+import abc
 import array
+import bisect
 import collections
 import contextvars
 import copy
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
+import gc
+import heapq
 import itertools
+import logging
 import math
 import operator
 import os
 import pathlib
 import random
 import secrets
+import signal
+import struct
 import sys
 import threading
 import time
@@ -207,6 +215,19 @@ def factor(kind, read):
     return make
 
 
+def level():
+    logger = logging.Logger("beta", logging.INFO)
+    return lambda: logger.isEnabledFor(logging.INFO), lambda: logger.setLevel(logging.ERROR)
+
+
+def registered():
+    class Abstract(abc.ABC):  # noqa: B024
+        pass
+
+    held = Slots()
+    return lambda: isinstance(held, Abstract), lambda: Abstract.register(Slots)
+
+
 METHOD = operator.methodcaller("factor")
 
 
@@ -283,6 +304,8 @@ WATCHED = {
     "__class__": factor(Constructed, lambda thing: thing.__class__().beta),
     "copy": factor(Constructed, lambda thing: copy.copy(thing).beta),
     "replace": factor(PostInit, lambda thing: dataclasses.replace(thing, alpha=2.0).beta),
+    "level of a logger": level,
+    "isinstance": registered,
     "weak reference": referent,
     "remembered": remembered,
     "partial": partial,
@@ -308,6 +331,10 @@ REFUSED = {
         lambda: PATH.read_text(),
         lambda: pathlib.Path("beta"),
         lambda: np.load("beta"),
+        lambda: np.fromfile("beta"),
+        lambda: np.memmap("beta"),
+        lambda: np.genfromtxt("beta"),
+        lambda: torch.from_file("beta"),
     ],
     "environment": [lambda: os.environ["BETA"], lambda: os.getenv("BETA"), imported_inside],
     "random generator": [
@@ -325,7 +352,21 @@ REFUSED = {
         lambda: "beta" in STORE,
         lambda: pyro.poutine.runtime._PYRO_PARAM_STORE.keys(),
     ],
-    "by its name": [lambda: eval("1.0"), lambda: globals()["PATH"]],
+    "by its name": [
+        lambda: eval("1.0"),
+        lambda: globals()["PATH"],
+        lambda: sys._getframe(),
+        lambda: program.__globals__,
+    ],
+    "a setting": [
+        lambda: np.geterr(),
+        lambda: torch.get_num_threads(),
+        lambda: torch.are_deterministic_algorithms_enabled(),
+        lambda: torch.get_float32_matmul_precision(),
+        lambda: decimal.getcontext().prec,
+        lambda: logging.getLogger("beta").level,
+    ],
+    "the compiled function": [lambda: sys.getrecursionlimit(), lambda: gc.isenabled(), lambda: signal.getsignal(2)],
     "an iterator": [lambda: next(ITERATOR), lambda: sys.stdin.readline()],
     "unknown kind": [lambda: CONTEXT.get(), lambda: LOCAL.beta],
 }
@@ -333,6 +374,8 @@ PURE = [
     lambda: math.exp(1.0) + np.exp(1.0) + np.linalg.norm([1.0]),
     lambda: list(itertools.chain([1], [2])),
     lambda: datetime.date(2020, 1, 1),
+    lambda: [*heapq.nlargest(1, [1.0]), bisect.bisect([1.0], 1.0), *struct.unpack("d", struct.pack("d", 1.0))],
+    lambda: logging.getLogger("beta").info("beta"),
     lambda: torch.nn.functional.softplus(torch.ones(())),
     lambda: Base().beta,
 ]
@@ -360,6 +403,13 @@ def test_what_a_named_class_inherits_is_seen(beta, monkeypatch):
     before = changing.fingerprint()
     monkeypatch.setattr(Meta if beta is WithMeta else Base, "beta", 3.0)
     assert changing.fingerprint(before) != before
+
+
+def test_the_precision_of_decimals_is_seen():
+    changing = program(lambda: decimal.Decimal(1) / decimal.Decimal(3))
+    before = changing.fingerprint()
+    with decimal.localcontext(prec=3):
+        assert changing.fingerprint(before) != before
 
 
 def test_a_table_in_place_is_seen():

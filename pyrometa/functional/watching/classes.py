@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import datetime
 import functools
 import types
@@ -52,6 +53,13 @@ class ClassOf:
 class_of = _once(ClassOf)
 
 
+class Registered:
+    """What is registered with abstract classes, which ``isinstance`` asks."""
+
+
+_REGISTERED = Registered()
+
+
 def watched_class(value: type, path: str) -> Parts | None:
     """A class that code names: it may be called, so its construction counts as well."""
     if issubclass(value, datetime.date):
@@ -91,7 +99,8 @@ def _class_parts(kind: type, *, called: bool) -> list[tuple[str, Any]]:
         if _is_method(v) and (name in dunders or (name not in CONSTRUCTION and (name in known or _is_dunder(name))))
     ]
     meta = [] if trusted(type(kind)) else [("__class__", class_of(type(kind)))]
-    return [*(member for member in data if not isinstance(member[1], DESCRIPTORS)), *methods, *meta]
+    registered = [("register()", _REGISTERED)] if called and isinstance(kind, abc.ABCMeta) else []
+    return [*(member for member in data if not isinstance(member[1], DESCRIPTORS)), *methods, *meta, *registered]
 
 
 def _is_method(value: Any) -> bool:

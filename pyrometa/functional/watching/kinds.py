@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import array
 import collections
 import functools
@@ -21,6 +22,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from pyrometa.functional.watching.classes import (
     DESCRIPTORS,
     ClassOf,
+    Registered,
     attributes,
     class_of_object,
     instance,
@@ -28,11 +30,12 @@ from pyrometa.functional.watching.classes import (
     slots,
     watched_class,
 )
-from pyrometa.functional.watching.code import globals_read
+from pyrometa.functional.watching.code import globals_read, names_of
 from pyrometa.functional.watching.outside import (
     module_of,
     named_in_its_module,
     outside,
+    outside_by_name,
     refuse,
     root,
     trusted,
@@ -60,6 +63,16 @@ def kind_of(value: Any, path: str) -> Parts | Value | None:
 
 def _opaque(value: Any, path: str) -> None:
     return None
+
+
+def _code(value: types.CodeType, path: str) -> None:
+    found = outside_by_name(names_of(value).words)
+    if found is not None:
+        refuse(path, found)
+
+
+def _logger(value: logging.Logger, path: str) -> Value:
+    return Value(lambda v: (v.level, v.getEffectiveLevel(), v.disabled, v.propagate, v.manager.disable), id(value))
 
 
 def _mapping(value: Any, path: str) -> Parts:
@@ -103,7 +116,7 @@ def _builtin(value: Any, path: str) -> Parts | None:
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, types.ModuleType | type):
         return of_parts(lambda v: [("self", v.__self__)], value)
-    if not (trusted(value) or trusted(owner)):
+    if not (trusted(value) or (isinstance(owner, type) and trusted(owner))):
         refuse(path, f"the compiled function {module_of(value)}.{value.__name__}")
     return None
 
@@ -228,7 +241,10 @@ _KINDS: tuple[tuple[Any, Callable[[Any, str], Parts | Value | None]], ...] = (
     (type, watched_class),
     (nn.Module, lambda value, path: instance(value)),
     (ClassOf, class_of_object),
-    ((types.CodeType, types.GenericAlias, Trace, torch.jit.ScriptFunction, logging.Logger, *DESCRIPTORS), _opaque),
+    (types.CodeType, _code),
+    (logging.Logger, _logger),
+    (Registered, lambda value, path: Value(lambda v: abc.get_cache_token(), type(value))),
+    ((types.GenericAlias, Trace, torch.jit.ScriptFunction, *DESCRIPTORS), _opaque),
     (types.FunctionType, _function),
     (types.MethodType, _bound),
     (types.BuiltinFunctionType | types.MethodWrapperType, _builtin),

@@ -7,6 +7,7 @@ import os
 import random
 import sys
 import types
+from collections.abc import Collection
 from pathlib import PurePath
 from typing import Any, NoReturn
 
@@ -26,8 +27,16 @@ _PURE = LIBRARIES | {
     "heapq", "inspect", "itertools", "jaxtyping", "logging", "numbers", "operator", "pandas", "re", "statistics",
     "string", "struct", "textwrap", "traceback", "types", "typing", "typing_extensions", "warnings", "weakref",
 }  # fmt: skip
+_PURE_COMPILED = frozenset({"bisect", "heapq", "json", "struct", "statistics", "zlib", "binascii", "unicodedata"})
 _PURE_PARTS = ("scipy.special", "scipy.constants")
 
+_OF_TORCH = (
+    "get_num_threads", "get_num_interop_threads", "get_float32_matmul_precision", "get_deterministic_debug_mode",
+    "are_deterministic_algorithms_enabled", "is_deterministic_algorithms_warn_only_enabled", "initial_seed",
+    "get_rng_state",
+)  # fmt: skip
+
+_SETTING = "a setting of a library"
 _CLOCK, _FILES, _ENVIRONMENT = "the clock", "a file", "the environment"
 _RANDOM, _CODE, _THREAD = "a random generator", "code by its name", "what belongs to a thread or process"
 _OUTSIDE = {
@@ -44,7 +53,16 @@ _BUILTINS = {"open": _FILES, "input": "the terminal"} | dict.fromkeys(
     ("eval", "exec", "compile", "__import__", "globals"), _CODE
 )
 _ENVIRONMENTS = ("getenv", "getenvb", "environ", "environb", "putenv")
-_READERS = ("load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "open_memmap")
+_READERS = ("load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "open_memmap", "from_file")
+_PARTICULAR = {
+    **dict.fromkeys((("inspect", name) for name in ("currentframe", "stack", "trace", "getclosurevars")), _CODE),
+    **dict.fromkeys((("sys", name) for name in ("_getframe", "_getframemodulename", "_current_frames")), _CODE),
+    **dict.fromkeys((("numpy", name) for name in ("geterr", "geterrcall", "getbufsize", "get_printoptions")), _SETTING),
+    **dict.fromkeys((("decimal", name) for name in ("getcontext", "localcontext", "setcontext")), _SETTING),
+    **dict.fromkeys((("torch", name) for name in _OF_TORCH), _SETTING),
+}
+_FRAMES = ("__globals__", "f_globals", "f_locals", "f_back", "f_builtins", "gi_frame", "tb_frame", "__builtins__")
+_LEVELS = frozenset({"level", "isEnabledFor", "getEffectiveLevel"})
 NOW = ("now", "today", "utcnow")
 """Methods of dates that read the clock."""
 
@@ -85,14 +103,26 @@ def _outside_bound(method: types.BuiltinMethodType) -> str | None:
     return outside(owner)
 
 
+def outside_by_name(words: Collection[str]) -> str | None:
+    """What of the world code reads by the names in it, or None: the globals of a frame, the level of a logger."""
+    frame = next((name for name in _FRAMES if name in words), None)
+    if frame is not None:
+        return f"{_CODE} ({frame})"
+    level = "getLogger" in words and next((name for name in _LEVELS if name in words), None)
+    return f"{_SETTING} (logging.Logger.{level})" if level else None
+
+
 def _outside_named(value: Any) -> str | None:
     name, module = getattr(value, "__name__", ""), module_of(value)
     shown = f" ({module}.{name})"
-    if module == "builtins":
+    particular = _PARTICULAR.get((root(module), name))
+    if particular is not None:
+        label: str | None = particular
+    elif module == "builtins":
         label = _BUILTINS.get(name) if isinstance(value, types.BuiltinFunctionType) else None
     elif module.startswith(("numpy.random", "scipy.stats")):
         label = _RANDOM
-    elif root(module) in ("numpy", "torch") and name in _READERS and isinstance(value, types.FunctionType):
+    elif root(module) in ("numpy", "torch") and name in _READERS:
         label = _FILES
     elif root(module) == "pandas":
         label = _FILES if name.startswith("read_") else None
@@ -118,7 +148,7 @@ def root(module: str) -> str:
 def trusted(value: Any) -> bool:
     """Whether a function or class is a function of its arguments: by a library that is known to be so."""
     module = module_of(value)
-    return root(module) in _PURE or module.startswith(_PURE_PARTS)
+    return root(module) in _PURE or root(module).lstrip("_") in _PURE_COMPILED or module.startswith(_PURE_PARTS)
 
 
 def is_foreign(value: Any) -> bool:
