@@ -237,6 +237,12 @@ def referent():
     return lambda: reference().beta, lambda: setattr(thing, "beta", 3.0)
 
 
+def weak_values():
+    thing = Callable()
+    held = weakref.WeakValueDictionary(thing=thing)
+    return lambda: held["thing"].beta, lambda: setattr(thing, "beta", 3.0)
+
+
 def remembered():
     config = Slots()
     cached = functools.lru_cache(lambda: config.beta)
@@ -307,6 +313,7 @@ WATCHED = {
     "level of a logger": level,
     "isinstance": registered,
     "weak reference": referent,
+    "weak values": weak_values,
     "remembered": remembered,
     "partial": partial,
     "default": default,

@@ -27,7 +27,8 @@ _PURE = LIBRARIES | {
     "heapq", "inspect", "itertools", "jaxtyping", "logging", "numbers", "operator", "pandas", "re", "statistics",
     "string", "struct", "textwrap", "traceback", "types", "typing", "typing_extensions", "warnings", "weakref",
 }  # fmt: skip
-_PURE_COMPILED = frozenset({"bisect", "heapq", "json", "struct", "statistics", "zlib", "binascii", "unicodedata"})
+_PURE_COMPILED = _PURE | {"json", "zlib", "binascii", "unicodedata", "sre", "csv"}
+"""Packages whose compiled parts, which may go by the same name after an underscore, are trusted."""
 _PURE_PARTS = ("scipy.special", "scipy.constants")
 
 _OF_TORCH = (
