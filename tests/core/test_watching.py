@@ -415,7 +415,7 @@ def test_what_a_named_class_inherits_is_seen(beta, monkeypatch):
 def test_the_precision_of_decimals_is_seen():
     changing = program(lambda: decimal.Decimal(1) / decimal.Decimal(3))
     before = changing.fingerprint()
-    with decimal.localcontext(prec=3):
+    with decimal.localcontext(decimal.Context(prec=3)):
         assert changing.fingerprint(before) != before
 
 
