@@ -245,10 +245,9 @@ class MetaSVI:
         problem = self._problem(self.steps)
         if self.steps:
             self.meta_gradient.check(self.inner, problem.learned, self.steps)
-            if self.meta_gradient.order is Order.SECOND:
-                with naming_lines(self._program):
-                    second_order.check(self._program, problem.adapted, tasks[0].support[0])
         with naming_lines(self._program):
+            if self.steps and self.meta_gradient.order is Order.SECOND:
+                second_order.check(self._program, problem.adapted, tasks[0].support[0])
             losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads

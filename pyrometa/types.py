@@ -51,13 +51,8 @@ class Data:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     rows: Rows | None = None
 
-    def __getitem__(self, tasks: int | slice) -> Data:
-        """One task, or some, of data whose tensors have a leading task dimension."""
-        args = nest.mapped(lambda tensor: tensor[tasks], self.args)
-        return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
-
-    def chosen(self, tasks: list[int]) -> Data:
-        """Several tasks, in this order, of data whose tensors have a leading task dimension."""
+    def __getitem__(self, tasks: int | slice | list[int]) -> Data:
+        """One task, some, or several in an order, of data whose tensors have a leading task dimension."""
         args = nest.mapped(lambda tensor: tensor[tasks], self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
@@ -121,7 +116,7 @@ class TaskBatch:
 
     def chosen(self, rows: list[int]) -> TaskBatch:
         """The tasks at these positions of the batch, in this order."""
-        support, query = self.support.chosen(rows), self.query.chosen(rows)
+        support, query = self.support[rows], self.query[rows]
         *ahead, last = (tuple(draw[rows] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         unpadded = tuple(self.unpadded[row] for row in rows) if self.unpadded else ()
         return TaskBatch(tuple(self.index[row] for row in rows), support, query, tuple(ahead), last, unpadded)

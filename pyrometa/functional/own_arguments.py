@@ -23,9 +23,10 @@ def for_program(
         model: the model.
         objective: the one of them that is to hand the data on, and keeps what is its own.
     """
-    own = {name for one in objectives if not isinstance(one, ELBO) for name in _named(one)}
-    kept = _named(getattr(model, "forward", model)) | (_named(objective) if objective else set())
-    dropped = own.intersection(data.kwargs) - kept
+    own = {name for one in objectives if not isinstance(one, ELBO) for name in _named(one)}.intersection(data.kwargs)
+    if not own:
+        return data
+    dropped = own - _named(getattr(model, "forward", model)) - (_named(objective) if objective else set())
     return replace(data, kwargs={k: v for k, v in data.kwargs.items() if k not in dropped}) if dropped else data
 
 

@@ -149,9 +149,9 @@ class Program:
         self.mode = self.modes()
         self._guarded[self.mode] = self.guide_draws
 
-    def _for_program(self, data: Data) -> Data:
-        """The data without keyword arguments that are the loss's or the score's alone."""
-        return for_program(data, (self.elbo, self._given_score), self.model)
+    def _for_program(self, data: Data, objective: Objective | None = None) -> Data:
+        """The data without keyword arguments that are the loss's or the score's alone, but for an objective's own."""
+        return for_program(data, (self.elbo, self._given_score), self.model, objective)
 
     def modules(self, *, registered: bool = True) -> list[nn.Module]:
         """Every module of the program, once; those that a function registers with Pyro from first data on."""
@@ -308,7 +308,7 @@ class Program:
     ) -> Tensor:
         counted = MaskRows(data.rows) if data.rows else nullcontext()
         if data.kwargs:
-            data = for_program(data, (self.elbo, self._given_score), self.model, objective)
+            data = self._for_program(data, objective)
         with self.using(params, constrained), mode, counted:
             value = objective(self.model, self.conditioned(support or data), *data.args, **data.kwargs)
         return value / _rows(data) if self._mean else value
