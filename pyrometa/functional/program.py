@@ -25,7 +25,7 @@ from pyrometa.functional.modes import modes, zeros
 from pyrometa.functional.noise import BatchedNoise, Kinds, RecordNoise, ReplayNoise, Tape
 from pyrometa.functional.own_arguments import for_program
 from pyrometa.functional.plates import plate_sizes
-from pyrometa.functional.recorder import root_module
+from pyrometa.functional.recorder import SideRun, root_module
 from pyrometa.types import Data, StepNoise
 
 Objective = Callable[..., Tensor]
@@ -107,21 +107,14 @@ class Program:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: the guide lacks a site of the model, or has one too many.
         """
-        given, buffers = self._for_program(data), Buffers()
-        buffers.see(self.modules())
-        with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
-            guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
-            self.site_lines = {**model.recorder.lines, **guide.recorder.lines}
-            guards.check_sites(guide.trace, model.trace, self.site_lines)
+        with self._looked_at(data) as (guide, model):
             if self._given[0] is None:
                 self.use(mean_field_elbo(guide.trace))
             for objective in filter(None, self._given):
                 warn_of_forgotten_jacobians(objective, guide.trace)
             self.leaves = find_leaves(guide, model)
-            self.guide_draws = guards.GuideDraws.of(guide.trace)
             self.local_sites = guards.local_sites(guide, model.trace)
             self._registered = [*guide.recorder.modules.values(), *model.recorder.modules.values()]
-            buffers.check_constant(lambda: (self.loss({}, data), self.score({}, data)))
 
     def look_again(self, data: Data) -> None:
         """Guard in another mode what :meth:`initialise` guards on first data, where its parameters are known.
@@ -129,13 +122,21 @@ class Program:
         Raises:
             UnsupportedProgramError, ValueError: as :meth:`initialise`.
         """
+        with self._looked_at(data):
+            pass
+
+    @contextmanager
+    def _looked_at(self, data: Data) -> Iterator[tuple[SideRun, SideRun]]:
+        """Run guide and model once and guard what they show; within it the parameters must have become known."""
         given, buffers = self._for_program(data), Buffers()
         buffers.see(self.modules())
         with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
-            with self.using({}):
+            with self.using({}) if self.leaves else nullcontext():
                 guide, model = first_run(self.elbo, self.model, self.guide, self.conditioned(data), given, buffers)
-            guards.check_sites(guide.trace, model.trace, {**model.recorder.lines, **guide.recorder.lines})
+            self.site_lines = {**model.recorder.lines, **guide.recorder.lines}
+            guards.check_sites(guide.trace, model.trace, self.site_lines)
             self.guide_draws = guards.GuideDraws.of(guide.trace)
+            yield guide, model
             buffers.check_constant(lambda: (self.loss({}, data), self.score({}, data)))
 
     def take_up_mode(self) -> bool:
