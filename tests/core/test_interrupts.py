@@ -1,6 +1,7 @@
 """An interrupt at any moment of an operation leaves everything as before it or after it, never between."""
 
 import copy
+import gc
 import random
 import signal
 import sys
@@ -80,11 +81,14 @@ def interrupted_by_a_signal(run, at):
 def moments(run, count=None, names=()):
     """Some random ones; None for all of them."""
     counter = Interrupt(names=names)
+    gc.collect()
+    gc.disable()  # what earlier tests left would count where it happens to be collected
     sys.setprofile(counter)
     try:
         run()
     finally:
         sys.setprofile(None)
+        gc.enable()
     every = range(1, counter.count)  # the last is the end of profiling
     return every if count is None else random.Random(0).sample(every, count)
 
