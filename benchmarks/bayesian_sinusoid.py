@@ -25,7 +25,7 @@ import pyrometa as pm
 from benchmarks.measure import table, write_json
 from benchmarks.programs import BayesianRegression, expected_nll
 from benchmarks.training import interval, one_thread, shown, train
-from pyrometa.tasks import SinusoidTasks, Task, TaskSampler
+from pyrometa.tasks import MetaBatch, SinusoidTasks, TaskSampler
 
 NOISE = 0.3
 LEVELS = (0.5, 0.9)
@@ -139,7 +139,7 @@ def from_scratch(config: Config) -> pm.MetaSVI:
     return pm.MetaSVI(net, guide, pyro.optim.Adam({"lr": 0.0}), inner=pm.Adam(config.adam_lr), steps=config.adam_steps)
 
 
-def scored(meta: pm.MetaSVI, tasks: Task, steps: int, config: Config) -> dict[str, Tensor]:
+def scored(meta: pm.MetaSVI, tasks: MetaBatch, steps: int, config: Config) -> dict[str, Tensor]:
     """Log likelihood of a query point and coverage of the central predictive intervals, each of shape ``(tasks,)``."""
     torch.manual_seed(0)
     guides = meta.adapt_many(tasks.support, steps)

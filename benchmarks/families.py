@@ -16,7 +16,7 @@ from benchmarks.recipes import Setting
 from pyrometa.demo.config import DemoConfig
 from pyrometa.demo.data import demo_tasks
 from pyrometa.demo.training import fit_pooled, new_vae
-from pyrometa.tasks import PriorTasks, SinusoidTasks, Task, TaskSampler
+from pyrometa.tasks import MetaBatch, PriorTasks, SinusoidTasks, TaskSampler
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Family:
     unit: str
     setting: Callable[[], Setting]
     train: Callable[[int], TaskSampler]
-    test: Task
+    test: MetaBatch
     iterations: int
     batch: int
     offset: float = 0.0

@@ -111,9 +111,9 @@ def figure(curves: Mapping[str, Any]) -> Figure:
     panels = drawn.subplots(2, 2).flat
     for axes, (axis, curve) in zip(panels, curves.items(), strict=False):
         sizes = [int(size) for size in curve]
-        for name, (colour, line, marker) in STYLES.items():
+        for name, (color, line, marker) in STYLES.items():
             medians = [point["median"][name] for point in curve.values()]
-            axes.plot(sizes, medians, color=colour, linestyle=line, marker=marker, markersize=5, label=name)
+            axes.plot(sizes, medians, color=color, linestyle=line, marker=marker, markersize=5, label=name)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])

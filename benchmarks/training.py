@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import pyrometa as pm
-from pyrometa.tasks import Task
+from pyrometa.tasks import MetaBatch
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def train(meta: pm.MetaSVI, draw: Callable[[], tuple[Any, ...]], iterations: int
     return (time.process_time() - began) / (iterations - warm)
 
 
-def query_losses(meta: pm.MetaSVI, tasks: Task, steps: Sequence[int], seed: int = 0, chunk: int = 100) -> Tensor:
+def query_losses(meta: pm.MetaSVI, tasks: MetaBatch, steps: Sequence[int], seed: int = 0, chunk: int = 100) -> Tensor:
     """Query losses after several numbers of steps, on the seed's noise, by the engine as it comes.
 
     Returns:
@@ -54,7 +54,7 @@ def query_losses(meta: pm.MetaSVI, tasks: Task, steps: Sequence[int], seed: int 
         meta.engine = recording
 
 
-def _losses(meta: pm.MetaSVI, tasks: Task, steps: list[int]) -> Tensor:
+def _losses(meta: pm.MetaSVI, tasks: MetaBatch, steps: list[int]) -> Tensor:
     """As far as the inner loop stays finite."""
     for count in range(len(steps), 0, -1):
         try:

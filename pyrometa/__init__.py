@@ -12,11 +12,11 @@ from pyrometa.algorithms import (
     reptile,
 )
 from pyrometa.engine import Engine
-from pyrometa.errors import LoopWarning, NonFiniteError, NotInitialisedError, ReachError, UnsupportedProgramError
-from pyrometa.functional import AdaptedGuide
-from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimiser, Momentum, Preconditioned, ProximalSGD
+from pyrometa.errors import LoopWarning, NonFiniteError, NotInitializedError, ReachError, UnsupportedProgramError
+from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimizer, Momentum, Preconditioned, ProximalSGD
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Displacement, Implicit, Unrolled
+from pyrometa.program.adapted import AdaptedGuide
 from pyrometa.scores import PredictiveLoss
 
 __version__ = "0.1.0"
@@ -29,12 +29,12 @@ __all__ = [
     "Displacement",
     "Engine",
     "Implicit",
-    "LearnedOptimiser",
+    "LearnedOptimizer",
     "LoopWarning",
     "MetaSVI",
     "Momentum",
     "NonFiniteError",
-    "NotInitialisedError",
+    "NotInitializedError",
     "Preconditioned",
     "PredictiveLoss",
     "ProximalSGD",

@@ -10,13 +10,13 @@ from typing import Any
 
 from pyro.infer.elbo import ELBO
 
-from pyrometa.functional import Selection
-from pyrometa.functional.program import Objective
-from pyrometa.inner import SGD, Adam, InnerRule, LearnedOptimiser, Preconditioned, ProximalSGD
+from pyrometa.inner import SGD, Adam, InnerRule, LearnedOptimizer, Preconditioned, ProximalSGD
 from pyrometa.inner.preconditioned import Named, Transform
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Displacement, Implicit, Optim, Unrolled
 from pyrometa.outer.implicit import Solver
+from pyrometa.program.program import Objective
+from pyrometa.program.selection import Selection
 
 Program = Callable[..., Any]
 Loss = ELBO | Objective | None
@@ -310,7 +310,7 @@ def learned_optimizer(
     Arguments and errors are those of :func:`maml`, and:
 
     - ``lr``: the step size.
-    - ``hidden``: width of the network, as in :class:`~pyrometa.LearnedOptimiser`.
+    - ``hidden``: width of the network, as in :class:`~pyrometa.LearnedOptimizer`.
     - ``outer_lr``: outer step size of the network; None takes the optimiser's own.
     - ``truncate``: the number of last steps that count in second order, None for all; the paper counts none so.
     - ``step_weights``: learn from the query loss after every step, as in :class:`~pyrometa.Unrolled`; the
@@ -325,5 +325,5 @@ def learned_optimizer(
         >>> learned_optimizer(lambda x: None, lambda x: None, Adam({"lr": 1e-3})).meta_gradient.truncate
         5
     """
-    rule, meta_gradient = LearnedOptimiser(lr, hidden, outer_lr=outer_lr), Unrolled(False, truncate, step_weights)
+    rule, meta_gradient = LearnedOptimizer(lr, hidden, outer_lr=outer_lr), Unrolled(False, truncate, step_weights)
     return MetaSVI(model, guide, optim, loss, rule, steps, meta_gradient, **options)

@@ -13,7 +13,7 @@ def in_short(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
-class NotInitialisedError(RuntimeError, ValueError):
+class NotInitializedError(RuntimeError, ValueError):
     """The parameters are not known yet: they are found on first data, or by ``meta.init(support)``."""
 
 

@@ -9,30 +9,28 @@ import torch
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
+from pyrometa.atomic.exclusive import exclusive
+from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine import Engine, Problem
-from pyrometa.errors import NotInitialisedError
-from pyrometa.functional import (
-    AdaptedGuide,
-    Program,
-    Selection,
-    draw_noise,
-    exclusive,
-    guards,
-    left_alone,
-    naming_lines,
-    own,
-    second_order,
-    select,
-)
-from pyrometa.functional.program import Objective, Reduction
-from pyrometa.functional.rerun import check_backward
+from pyrometa.errors import NotInitializedError
+from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
-from pyrometa.outer import MetaGradient, Optim, OuterOptimiser, Unrolled, check_finite, loss_and_grads
-from pyrometa.outer.optimiser import check_optim
-from pyrometa.tasks.batch import (
+from pyrometa.noise.ahead import draw_noise
+from pyrometa.outer import MetaGradient, Optim, OuterOptimizer, Unrolled, check_finite, loss_and_grads
+from pyrometa.outer.optimizer import check_optim
+from pyrometa.program.adapted import AdaptedGuide
+from pyrometa.program.guards import second_order
+from pyrometa.program.guards.arguments import check_call, check_list
+from pyrometa.program.guards.backward import check_backward
+from pyrometa.program.guards.local_rows import check_rows
+from pyrometa.program.guards.reach import check_reach
+from pyrometa.program.pickled import own
+from pyrometa.program.program import Objective, Program, Reduction
+from pyrometa.program.selection import Selection, select
+from pyrometa.tasks.arguments import (
     Argument,
+    GivenTasks,
     Ranks,
-    Tasks,
     check_pairs,
     check_ranks,
     one_task,
@@ -133,17 +131,17 @@ class MetaSVI:
         self._leaves: Params = {}
         self._adapted: tuple[str, ...] = ()
         self._learned: Params = {}
-        self._optimiser: OuterOptimiser | None = None
+        self._optimizer: OuterOptimizer | None = None
         self._ranks: Ranks = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """The program first; what the optimiser was made from, which may be a lambda, only until it is made."""
-        made = {} if self._optimiser is None else {"_optim": None}
+        made = {} if self._optimizer is None else {"_optim": None}
         return {"_program": self._program, **vars(self), **made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        own([*self._learned.values(), *(self._optimiser.tensors() if self._optimiser else ())])
+        own([*self._learned.values(), *(self._optimizer.tensors() if self._optimizer else ())])
 
     @exclusive
     def init(self, support: Argument, *, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -161,12 +159,12 @@ class MetaSVI:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: bad data, a guide that misses a site, an ``adapt`` that matches nothing.
         """
-        self._initialise(self._read("support", support, kwargs)[0])
+        self._initialize(self._read("support", support, kwargs)[0])
 
-    def _initialise(self, data: Data) -> None:
+    def _initialize(self, data: Data) -> None:
         """Start on first data; after that, only guard a mode of the program that was not seen yet."""
         program = self._program
-        if self._optimiser is None:
+        if self._optimizer is None:
             with naming_lines(program):
                 self._start(data)
         elif program.take_up_mode():
@@ -179,8 +177,8 @@ class MetaSVI:
 
     def _start(self, data: Data) -> None:
         program = self._program
-        guards.check_call(self.model, data)
-        program.initialise(data)
+        check_call(self.model, data)
+        program.initialize(data)
         adapted = select(self._adapt, program.leaves)
         if self.steps and not adapted:
             raise ValueError(
@@ -195,11 +193,11 @@ class MetaSVI:
         if self.steps:
             self.meta_gradient.check(self.inner, learned, self.steps)
         self._learned = {f"inner.{name}": _leaf(value) for name, value in learned.items()}
-        self._optimiser = OuterOptimiser(self._optim, self._leaves, self._learned, self.inner.outer_lr)
+        self._optimizer = OuterOptimizer(self._optim, self._leaves, self._learned, self.inner.outer_lr)
 
     def _guard(self, data: Data, adapted: Sequence[str]) -> None:
         check_backward(self._program, data, adapted)
-        guards.check_reach(self._program, data, adapted)
+        check_reach(self._program, data, adapted)
         self._unwrapped.check_used(self._program, data, adapted)
 
     @exclusive
@@ -221,7 +219,7 @@ class MetaSVI:
             ValueError, TypeError: bad data; nothing was done.
         """
         loss, grads = self._loss_and_grads(support, query, kwargs)
-        self._initialised().step(grads)
+        self._initialized().step(grads)
         return loss.item()
 
     @exclusive
@@ -302,7 +300,7 @@ class MetaSVI:
         Returns:
             An ordinary guide on the task's adapted parameters, with ``guide.model`` to go with it.
         """
-        return self._adapt_tasks(Tasks(1, None, [one_task("support", support, kwargs)]), steps)[0]
+        return self._adapt_tasks(GivenTasks(1, None, [one_task("support", support, kwargs)]), steps)[0]
 
     def adapt_many(
         self, supports: Argument, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None
@@ -312,7 +310,7 @@ class MetaSVI:
 
     @exclusive
     @torch.enable_grad()
-    def _adapt_tasks(self, supports: Tasks, steps: int | None) -> list[AdaptedGuide]:
+    def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
         self._check_support(supports[0])
         tasks = self._with_noise(supports, supports, steps)
@@ -335,9 +333,9 @@ class MetaSVI:
         A leaf that is frozen or set free later (``requires_grad``) goes and comes.
 
         Raises:
-            NotInitialisedError: before first data; call :meth:`init`.
+            NotInitializedError: before first data; call :meth:`init`.
         """
-        self._initialised()
+        self._initialized()
         return ((name, leaf) for name, leaf in self._all_leaves().items() if leaf.requires_grad)
 
     def _all_leaves(self) -> Params:
@@ -346,24 +344,24 @@ class MetaSVI:
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimiser of the outer loop, to build a learning-rate scheduler on."""
-        return self._initialised().optimizer
+        return self._initialized().optimizer
 
     @exclusive
     def state_dict(self) -> dict[str, Any]:
         """All that the outer loop has learned, and its optimiser's state, by parameter name."""
-        optimiser = self._initialised().state_dict()
+        optimizer = self._initialized().state_dict()
         parameters = {name: leaf.detach().clone() for name, leaf in self._all_leaves().items()}
-        return {"parameters": parameters, "optimizer": optimiser}
+        return {"parameters": parameters, "optimizer": optimizer}
 
     @exclusive
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from :meth:`state_dict`; the leaves keep their identity.
 
         Raises:
-            NotInitialisedError: before first data; call :meth:`init`.
+            NotInitializedError: before first data; call :meth:`init`.
             ValueError: names or shapes differ; nothing was changed.
         """
-        self._initialised()
+        self._initialized()
         leaves = self._all_leaves()
         missing = [part for part in ("parameters", "optimizer") if part not in state]
         if missing:
@@ -374,17 +372,17 @@ class MetaSVI:
         for name, leaf in leaves.items():
             if leaf.shape != given[name].shape:
                 raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
-        with self._initialised().undone_on_error(), torch.no_grad():
-            self._initialised().load_state_dict(state["optimizer"])
+        with self._initialized().undone_on_error(), torch.no_grad():
+            self._initialized().load_state_dict(state["optimizer"])
             for name, leaf in leaves.items():
                 leaf.copy_(given[name])
 
-    def _initialised(self) -> OuterOptimiser:
-        if self._optimiser is None:
-            raise NotInitialisedError(
+    def _initialized(self) -> OuterOptimizer:
+        if self._optimizer is None:
+            raise NotInitializedError(
                 "the parameters are not known before first data: call meta.init(support) with a meta-batch first"
             )
-        return self._optimiser
+        return self._optimizer
 
     def _problem(self, steps: int) -> Problem:
         leaves = {name: leaf for name, leaf in self._leaves.items() if leaf.requires_grad}
@@ -400,21 +398,21 @@ class MetaSVI:
         check_pairs(supports, queries)
         self._check_support(supports[0])
         with naming_lines(self._program):
-            guards.check_rows(self._program.local_sites, supports, queries)
+            check_rows(self._program.local_sites, supports, queries)
         return self._with_noise(supports, queries, steps)
 
-    def _read(self, name: str, given: Argument, kwargs: Mapping[str, Any] | None) -> Tasks:
-        if self._optimiser is None:
-            guards.check_list(self.model, name, given)
+    def _read(self, name: str, given: Argument, kwargs: Mapping[str, Any] | None) -> GivenTasks:
+        if self._optimizer is None:
+            check_list(self.model, name, given)
         return read_tasks(name, given, kwargs)
 
     def _check_support(self, support: Data) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("adaptation takes gradients, at meta-test as well: leave torch.inference_mode()")
-        self._initialise(support)
+        self._initialize(support)
         check_ranks("support", support, self._ranks, "the first meta-batch")
 
-    def _with_noise(self, supports: Tasks, queries: Tasks, steps: int) -> list[TaskBatch]:
+    def _with_noise(self, supports: GivenTasks, queries: GivenTasks, steps: int) -> list[TaskBatch]:
         """The tasks with the noise of all their evaluations, drawn here and now and nowhere else."""
         tape = self._program.tape
         groups = list(side_by_side(supports, queries))

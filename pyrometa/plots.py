@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 __all__ = ["adaptation_curves", "reconstructions"]
 
-COLOURS = {"random": "#777777", "pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
+COLORS = {"random": "#777777", "pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
 GAP = 1  # pixels around an image; twice as many more around a task
 NAMES = {"random": "random start", "pooled": "pooled VAE", "meta": "meta-learned\nstart"}
 
@@ -59,9 +59,9 @@ def _curve(axes: Axes, start: str, curve: Mapping[str, Mapping[str, float]]) -> 
     x = range(len(curve))
     mean = [point["mean"] for point in curve.values()]
     low, high = ([p["mean"] + sign * p["se"] for p in curve.values()] for sign in (-1, 1))
-    colour = COLOURS[start]
-    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(x, mean, color=colour, linewidth=2, marker="o", markersize=5)
+    color = COLORS[start]
+    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    axes.plot(x, mean, color=color, linewidth=2, marker="o", markersize=5)
     axes.annotate(
         NAMES[start],
         (x[-1], mean[-1]),
@@ -69,7 +69,7 @@ def _curve(axes: Axes, start: str, curve: Mapping[str, Mapping[str, float]]) -> 
         textcoords="offset points",
         va="center",
         fontsize=12,
-        color=colour,
+        color=color,
         annotation_clip=False,
     )
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyrometa import nest
 
@@ -19,7 +19,7 @@ StepNoise: TypeAlias = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Rows:
+class CountedRows:
     """How many rows of padded data count.
 
     Attributes:
@@ -49,7 +49,7 @@ class Data:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
-    rows: Rows | None = None
+    rows: CountedRows | None = None
 
     def __getitem__(self, tasks: int | slice | list[int]) -> Data:
         """One task, some, or several in an order, of data whose tensors have a leading task dimension."""
@@ -136,3 +136,37 @@ class TaskBatch:
         for row, index in enumerate(self.index):
             *ahead, last = (tuple(draw[row] for draw in draws) for draws in (*self.support_noise, self.query_noise))
             yield TaskData(index, self.support[row], self.query[row], tuple(ahead), last)
+
+
+class Slotted(Protocol):
+    """A parameter and the places in modules where it is held."""
+
+    @property
+    def slots(self) -> Sequence[tuple[nn.Module, str]]:
+        """``(module, key)`` of each ``module._parameters`` entry that holds it."""
+
+
+class TwoSides(Protocol):
+    """A program as seen from outside its room: by those who name its lines, and those who leave it as it was."""
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model."""
+
+    @property
+    def guide(self) -> Callable[..., Any]:
+        """The guide."""
+
+    @property
+    def leaves(self) -> Mapping[str, Slotted]:
+        """Its parameters by name."""
+
+    @property
+    def site_lines(self) -> Mapping[str, str]:
+        """Where it samples each site, as far as it is known."""
+
+    def modules(self) -> list[nn.Module]:
+        """Every module of the program, once."""
+
+    def mend_kept(self) -> None:
+        """Leave in what it kept of tasks side by side the last task's tensors."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pyrometa.demo.config import DemoConfig
-from pyrometa.tasks import DigitTasks, Task, TaskSampler, digit_tasks, load_images
+from pyrometa.tasks import DigitTasks, MetaBatch, TaskSampler, digit_tasks, load_images
 
 __all__ = ["DemoTasks", "demo_tasks"]
 
 
 @dataclass(frozen=True)
-class _Binarised:
+class _Binarized:
     """Images whose pixels are white with the grey value's probability, so that a Bernoulli is their likelihood."""
 
     family: DigitTasks
@@ -36,8 +36,8 @@ class DemoTasks(NamedTuple):
 
     pooled: TaskSampler
     train: TaskSampler
-    validation: Task
-    test: Task
+    validation: MetaBatch
+    test: MetaBatch
 
 
 def demo_tasks(config: DemoConfig) -> DemoTasks:
@@ -48,7 +48,7 @@ def demo_tasks(config: DemoConfig) -> DemoTasks:
 
     def sampler(family: DigitTasks, stream: int) -> TaskSampler:
         return TaskSampler(
-            _Binarised(family), shots=config.support, queries=config.query, seed=4 * config.seed + stream
+            _Binarized(family), shots=config.support, queries=config.query, seed=4 * config.seed + stream
         )
 
     return DemoTasks(

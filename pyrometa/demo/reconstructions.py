@@ -12,14 +12,16 @@ from torch import Tensor
 
 from pyrometa import MetaSVI
 from pyrometa.demo.config import DemoConfig
-from pyrometa.tasks import Task
+from pyrometa.tasks import MetaBatch
 
 __all__ = ["gained", "reconstructed"]
 
 IMAGES = 3  # of each task
 
 
-def reconstructed(starts: Mapping[str, MetaSVI], tasks: Task, chosen: Tensor, config: DemoConfig) -> dict[str, Tensor]:
+def reconstructed(
+    starts: Mapping[str, MetaSVI], tasks: MetaBatch, chosen: Tensor, config: DemoConfig
+) -> dict[str, Tensor]:
     """Query images of some tasks above their reconstructions.
 
     Args:

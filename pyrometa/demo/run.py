@@ -24,7 +24,7 @@ from pyrometa.demo.data import demo_tasks
 from pyrometa.demo.reconstructions import gained, reconstructed
 from pyrometa.demo.table import finding
 from pyrometa.demo.training import Progress, fit_meta, fit_pooled, new_vae, query_losses, start_at, tuned_rate
-from pyrometa.tasks import Task
+from pyrometa.tasks import MetaBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ class Demo:
         self.stage = label
         return self._show(items, label)
 
-    def _compare(self, name: str, meta: MetaSVI, tasks: Task) -> None:
+    def _compare(self, name: str, meta: MetaSVI, tasks: MetaBatch) -> None:
         config = self.config
         self._losses[name] = query_losses(
             meta, tasks, config.adaptation_steps, config.seed, self._progress, f"{name} start, unseen tasks"
@@ -143,7 +143,7 @@ class Demo:
             "versions": _versions(),
         }
 
-    def _draw(self, starts: dict[str, MetaSVI], tasks: Task) -> None:
+    def _draw(self, starts: dict[str, MetaSVI], tasks: MetaBatch) -> None:
         from pyrometa import plots
 
         self.stage = "drawing"

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrometa import SGD, MetaSVI, NonFiniteError
 from pyrometa.demo.config import DemoConfig
 from pyrometa.models import VAE
-from pyrometa.tasks import Task, TaskSampler
+from pyrometa.tasks import MetaBatch, TaskSampler
 
 __all__ = ["Progress", "fit_meta", "fit_pooled", "new_vae", "query_losses", "start_at", "tuned_rate"]
 
@@ -61,7 +61,9 @@ def _meta_svi(vae: VAE, inner: SGD, config: DemoConfig, lr: float) -> MetaSVI:
     return MetaSVI(vae.model, vae.guide, optim, inner=inner, steps=steps, adapt="both", reduction="mean")
 
 
-def query_losses(meta: MetaSVI, tasks: Task, steps: Sequence[int], seed: int, progress: Progress, label: str) -> Tensor:
+def query_losses(
+    meta: MetaSVI, tasks: MetaBatch, steps: Sequence[int], seed: int, progress: Progress, label: str
+) -> Tensor:
     """Query loss of each task after several numbers of steps, in nats per image.
 
     The noise comes from the seed alone, so that every start meets the same.
@@ -78,7 +80,7 @@ def query_losses(meta: MetaSVI, tasks: Task, steps: Sequence[int], seed: int, pr
         return torch.cat(chunks, dim=1)
 
 
-def tuned_rate(vae: VAE, tasks: Task, config: DemoConfig, progress: Progress, label: str) -> float:
+def tuned_rate(vae: VAE, tasks: MetaBatch, config: DemoConfig, progress: Progress, label: str) -> float:
     """The inner rate of the lowest mean query loss after K steps, among those that are stable.
 
     A rate is stable if no task diverges in any of the ``adaptation_steps``, neither with it nor with the next larger
@@ -99,7 +101,7 @@ def tuned_rate(vae: VAE, tasks: Task, config: DemoConfig, progress: Progress, la
     return min(losses, key=lambda rate: losses[rate])
 
 
-def _mean_losses(meta: MetaSVI, tasks: Task, config: DemoConfig) -> Tensor:
+def _mean_losses(meta: MetaSVI, tasks: MetaBatch, config: DemoConfig) -> Tensor:
     """Mean query loss after each of the ``adaptation_steps``; infinite where a task diverges."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # of Pyro: here it is one of the outcomes

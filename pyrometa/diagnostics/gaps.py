@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrometa.diagnostics.iwae import iwae_log_marginal, log_weights_of
-from pyrometa.functional.mean_field import mean_field_elbo
+from pyrometa.elbos.default import mean_field_elbo
 
 __all__ = ["InferenceGaps", "inference_gaps"]
 
@@ -28,12 +28,12 @@ class InferenceGaps(NamedTuple):
 
     log_marginal: Tensor
     optimal: Tensor
-    amortised: Tensor
+    amortized: Tensor
 
     @property
     def inference(self) -> Tensor:
         """``log_marginal - amortised``: all that is lost, the sum of the two below."""
-        return self.log_marginal - self.amortised
+        return self.log_marginal - self.amortized
 
     @property
     def approximation(self) -> Tensor:
@@ -41,9 +41,9 @@ class InferenceGaps(NamedTuple):
         return self.log_marginal - self.optimal
 
     @property
-    def amortisation(self) -> Tensor:
+    def amortization(self) -> Tensor:
         """``optimal - amortised``: lost to proposing at once what can be optimised datum by datum."""
-        return self.optimal - self.amortised
+        return self.optimal - self.amortized
 
 
 def inference_gaps(
@@ -94,7 +94,7 @@ def inference_gaps(
         >>> vae, x = VAE(hidden=32, latent=4), torch.rand(10, 784).round()
         >>> guide = AmortizedGuide(vae.model, torch.nn.Linear(784, 8))
         >>> gaps = inference_gaps(vae.model, guide, x, steps=100, num_samples=100)
-        >>> gaps.amortisation.shape, gaps.amortisation.mean() > 0
+        >>> gaps.amortization.shape, gaps.amortization.mean() > 0
         (torch.Size([10]), tensor(True))
     """
     if not (hasattr(guide, "propose") and hasattr(guide, "sample")):
@@ -105,7 +105,7 @@ def inference_gaps(
     with _store_left_as_it_is():
         poutine.block(model)(*args, **given)  # its parameters must be in the store before a gradient is taken of it
         proposal = {name: value.detach() for name, value in guide.propose(*args, **given).items()}
-        best = _optimised(model, guide, proposal, args, given, steps, lr)
+        best = _optimized(model, guide, proposal, args, given, steps, lr)
 
     def of(params: Mapping[str, Tensor]) -> Callable[..., Any]:
         return lambda *_, **__: guide.sample(params)
@@ -116,10 +116,10 @@ def inference_gaps(
         for params in (best, proposal)
     ]
     log_marginal = iwae_log_marginal(model, of(best), *args, **counts, kwargs=given)
-    return InferenceGaps(log_marginal, optimal=elbos[0], amortised=elbos[1])
+    return InferenceGaps(log_marginal, optimal=elbos[0], amortized=elbos[1])
 
 
-def _optimised(
+def _optimized(
     model: Callable[..., Any],
     guide: Any,
     proposal: Mapping[str, Tensor],

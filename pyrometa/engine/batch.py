@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from pyrometa import nest
-from pyrometa.engine.linear import BatchMode, Factors, Product, StalePlanError
+from pyrometa.engine.low_rank import BatchMode, Factors, LeafProduct, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
 from pyrometa.inner import SGD, Order, over_rows
@@ -32,7 +32,7 @@ class Point:
 
     dense: tuple[Tensor, ...]
     factors: Mapping[str, tuple[Factors, ...]]
-    products: Mapping[Product, Tensor]
+    products: Mapping[LeafProduct, Tensor]
     state: Any
 
 
@@ -41,7 +41,7 @@ class Seen:
     """What one evaluation leaves for the step: the inputs of the low-rank layers, and the products."""
 
     inputs: list[Tensor]
-    products: dict[Product, Tensor]
+    products: dict[LeafProduct, Tensor]
 
 
 def side_by_side(work: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
@@ -60,8 +60,8 @@ class BatchPath:
     batch: TaskBatch
     order: Order
     plan: Plan
-    last: int | None = None
-    checked: bool = True
+    unrolled_steps: int | None = None
+    check_finite: bool = True
     tasks: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class BatchPath:
     def start(self) -> Point:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
-        dense = tuple(kind.packed(start).expand(len(self.batch), -1) for kind in self.plan.dense)
+        dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
         return Point(dense, {}, {}, self._rule_state(dense))
 
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:
@@ -87,7 +87,9 @@ class BatchPath:
         variables = {
             f"{call.name} (call {i})": probe for i, (call, probe) in enumerate(zip(calls, probes, strict=True))
         }
-        variables.update((", ".join(kind.names), flat) for kind, flat in zip(self.plan.dense, point.dense, strict=True))
+        variables.update(
+            (", ".join(bundle.names), flat) for bundle, flat in zip(self.plan.dense, point.dense, strict=True)
+        )
         return losses, variables, Seen(inputs, products)
 
     def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: Order) -> Point:
@@ -107,7 +109,7 @@ class BatchPath:
 
     def _moved(self, point: Point, grads: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
         if isinstance(self.problem.rule, SGD):
-            rates = (self.plan.rates(self.problem, kind, step) for kind in self.plan.dense)
+            rates = (self.plan.rates(self.problem, bundle, step) for bundle in self.plan.dense)
             return [p - rate * g for p, rate, g in zip(point.dense, rates, grads, strict=True)], None
         update = self.problem.rule.update
 
@@ -115,15 +117,15 @@ class BatchPath:
             return update(params, grads, state, self.problem.learned, step)
 
         fast, state = over_rows(one, self._by_name(point.dense), self._by_name(grads), point.state)
-        return [kind.packed(fast) for kind in self.plan.dense], state
+        return [bundle.packed(fast) for bundle in self.plan.dense], state
 
     def _rule_state(self, dense: Sequence[Tensor]) -> Any:
         return over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
 
     def _by_name(self, dense: Sequence[Tensor]) -> Params:
         found: Params = {}
-        for kind, flat in zip(self.plan.dense, dense, strict=True):
-            found.update(kind.unpacked(flat))
+        for bundle, flat in zip(self.plan.dense, dense, strict=True):
+            found.update(bundle.unpacked(flat))
         return found
 
     def score(self, point: Point) -> Tensor:
@@ -145,20 +147,20 @@ class BatchPath:
         data: Data,
         noise: Sequence[Tensor],
         probes: Sequence[Tensor] | None,
-        products: Mapping[Product, Tensor],
+        products: Mapping[LeafProduct, Tensor],
         support: Data | None = None,
-    ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], dict[LeafProduct, Tensor]]:
         factors = {
             name: (torch.cat([a for a, _ in pairs], 1), torch.cat([h for _, h in pairs], 1))
             for name, pairs in point.factors.items()
         }
         constrained: Params = {}
-        for kind, flat in zip(self.plan.dense, point.dense, strict=True):
-            constrained.update(kind.constrained(flat))
+        for bundle, flat in zip(self.plan.dense, point.dense, strict=True):
+            constrained.update(bundle.constrained(flat))
 
         def one(
             dense: Params, constrained: Params, factors: Any, probes: Any, noise: Any, sets: Any, products: Any
-        ) -> tuple[Tensor, list[Tensor], dict[Product, Tensor]]:
+        ) -> tuple[Tensor, list[Tensor], dict[LeafProduct, Tensor]]:
             fast = {**self.problem.leaves, **self._placeholders, **dense}
             ids = {id(value) for value in (*self._placeholders.values(), *dense.values())}
             given = iter(sets)

@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.batch import BatchPath, side_by_side
+from pyrometa.engine.layouts import layout, modes
+from pyrometa.engine.meta_test import FastWeights, Scores
+from pyrometa.engine.other_padding import shown, to_try
 from pyrometa.engine.padding import NotPaddableError, padded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem, TaskPath, Work
 from pyrometa.engine.record import Recording
 from pyrometa.engine.recorder import Recorder
-from pyrometa.engine.refilled import shown, to_try
-from pyrometa.engine.shapes import layout, modes
 from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
-from pyrometa.engine.works import FastWeights, Scores
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
-from pyrometa.functional import Program, check_interrupt, stacklevel, told
+from pyrometa.explain.reasons import told
+from pyrometa.explain.source_lines import stacklevel
 from pyrometa.inner import Order, all_finite
+from pyrometa.program.program import Program
 from pyrometa.types import Params, TaskBatch
 
 
@@ -145,10 +148,10 @@ class Engine:
                 yield batch.index, result
                 return
         try:
-            yield batch.index, side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
+            yield batch.index, side_by_side(work, BatchPath(problem, batch, work.order, plan, work.unrolled_steps))
         except NonFiniteError as error:
             task = next(t for t in batch.tasks() if t.index == error.task)
-            work(TaskPath(problem, task, work.order, work.last))  # says more
+            work(TaskPath(problem, task, work.order, work.unrolled_steps))  # says more
             raise
         except Exception as error:
             check_interrupt(error)
@@ -159,7 +162,7 @@ class Engine:
         plan = self._plan(problem, batch, work, anew=True)
         if plan is not None:
             try:
-                result = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
+                result = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.unrolled_steps))
             except Exception as error:
                 check_interrupt(error)
                 self._plans[problem.program][_key(problem, batch, work)] = None
@@ -262,4 +265,4 @@ def _key(problem: Problem, tasks: TaskBatch, work: Work) -> Any:
 
 def _one_by_one(problem: Problem, batch: TaskBatch, work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
     for task in batch.tasks():
-        yield (task.index,), work(TaskPath(problem, task, work.order, work.last))
+        yield (task.index,), work(TaskPath(problem, task, work.order, work.unrolled_steps))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyrometa import nest
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.functional import Program, reason
-from pyrometa.types import Data, Rows, StepNoise, TaskBatch, TaskData
+from pyrometa.explain.reasons import reason
+from pyrometa.program.program import Program
+from pyrometa.types import CountedRows, Data, StepNoise, TaskBatch, TaskData
 
 Columns: TypeAlias = tuple[tuple[bool, ...], tuple[bool, ...]]
 """Of each tensor of a support and of a query set, whether it has as many rows as the set."""
@@ -133,7 +134,7 @@ def _stacked(sets: Sequence[Data], rows: int, plates: frozenset[str], padded: tu
         else:
             raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")
     counts = torch.tensor([_rows(data) for data in sets], device=columns[0].device)
-    return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, Rows(counts, plates, padded))
+    return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, CountedRows(counts, plates, padded))
 
 
 def _repeated(arg: Tensor, rows: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
-from pyrometa.engine.flat import Kind, kinds
-from pyrometa.engine.linear import BatchMode, Call, NotLinearError
+from pyrometa.engine.bundles import Bundle, bundles
+from pyrometa.engine.low_rank import BatchMode, Call, NotLinearError
 from pyrometa.engine.problem import Problem
 from pyrometa.inner import SGD
 from pyrometa.types import Data, Params, TaskBatch
@@ -33,22 +33,22 @@ class Plan:
     low_rank: tuple[str, ...]
     reasons: dict[str, str]
     support_calls: tuple[Call, ...]
-    dense: tuple[Kind, ...]
+    dense: tuple[Bundle, ...]
 
     def rate(self, problem: Problem, name: str, step: int) -> float | Tensor:
         """The rule's rate of a low-rank weight at an inner step."""
         return _sgd(problem).rate(name, problem.learned, step)
 
-    def rates(self, problem: Problem, kind: Kind, step: int) -> float | Tensor:
+    def rates(self, problem: Problem, bundle: Bundle, step: int) -> float | Tensor:
         """The rule's rates of parameters that are held end to end, shape ``()`` or ``(size,)``."""
         rule = _sgd(problem)
         if rule.learn == "rate" or not (rule.learn or isinstance(rule.lr, Mapping)):
-            return rule.rate(kind.names[0], problem.learned, step)
+            return rule.rate(bundle.names[0], problem.learned, step)
         rates = {
             name: torch.as_tensor(rule.rate(name, problem.learned, step)).to(problem.leaves[name]).expand(shape)
-            for name, shape in zip(kind.names, kind.shapes, strict=True)
+            for name, shape in zip(bundle.names, bundle.shapes, strict=True)
         }
-        return kind.packed(rates)
+        return bundle.packed(rates)
 
 
 def _sgd(problem: Problem) -> SGD:
@@ -97,8 +97,8 @@ def _all_dense(problem: Problem, reasons: dict[str, str]) -> Plan:
     return Plan((), reasons, (), _dense(problem, ()))
 
 
-def _dense(problem: Problem, low_rank: Collection[str]) -> tuple[Kind, ...]:
-    return kinds(problem.program.leaves[name] for name in problem.adapted if name not in low_rank)
+def _dense(problem: Problem, low_rank: Collection[str]) -> tuple[Bundle, ...]:
+    return bundles(problem.program.leaves[name] for name in problem.adapted if name not in low_rank)
 
 
 def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> list[Call]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrometa.errors import NonFiniteError
-from pyrometa.functional import Program
 from pyrometa.inner import InnerRule, Order, Path
+from pyrometa.program.program import Program
 from pyrometa.types import Params, TaskData
 
 
@@ -73,8 +73,8 @@ class Work(Protocol):
         """How much of the inner loop the work differentiates through."""
 
     @property
-    def last(self) -> int | None:
-        """Of how many last steps, where not of all."""
+    def unrolled_steps(self) -> int | None:
+        """How many of the last inner steps it differentiates through to that order; None for all of them."""
 
     def __call__(self, run: Run) -> Any:
         """Do it: tensors, in tuples, lists and dictionaries."""
@@ -110,8 +110,8 @@ class TaskPath:
     problem: Problem
     task: TaskData
     order: Order
-    last: int | None = None
-    checked: bool = True
+    unrolled_steps: int | None = None
+    check_finite: bool = True
 
     @property
     def tasks(self) -> tuple[int]:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.graph import simplified
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.functional import unpack
+from pyrometa.internals import get_unwrapped, is_functorch_wrapped_tensor
+from pyrometa.recording.simplify import simplified
+from pyrometa.rewrites.packing import unpack
 from pyrometa.types import Data, TaskBatch
 
 
@@ -72,7 +72,9 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
     def operations(*given: Tensor) -> list[Tensor]:
         rebuilt = _rebuilt(problem, batch, given)
         with _NoAliases(problem.leaves):
-            result = side_by_side(work, BatchPath(*rebuilt, work.order, plan, work.last, checked=False), thorough=True)
+            result = side_by_side(
+                work, BatchPath(*rebuilt, work.order, plan, work.unrolled_steps, check_finite=False), thorough=True
+            )
         flat, found = tree_flatten(result)
         spec[:] = [found]
         return flat

@@ -10,15 +10,17 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from pyrometa import nest
+from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.batch import BatchPath, side_by_side
+from pyrometa.engine.layouts import layout
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import Recording, record
-from pyrometa.engine.shapes import layout
 from pyrometa.engine.trial import agree
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.functional import Fingerprint, check_interrupt, told
+from pyrometa.explain.reasons import told
 from pyrometa.nest import Same
+from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.types import TaskBatch
 
 _PATIENCE = 20
@@ -112,7 +114,7 @@ def _recorded(
     """
     with torch.random.fork_rng():
         before = torch.get_rng_state()
-        expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.last))
+        expected = side_by_side(work, BatchPath(problem, batch, work.order, plan, work.unrolled_steps))
         draws_its_own = not torch.equal(before, torch.get_rng_state())
     changed = state.first_difference(problem.program.fingerprint(state, _given(batch)))
     if changed is not None:

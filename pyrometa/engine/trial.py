@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.atomic.interrupts import check_interrupt
+from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine.batch import BatchPath, side_by_side
+from pyrometa.engine.other_padding import refilled
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
-from pyrometa.engine.refilled import refilled
 from pyrometa.errors import NonFiniteError
-from pyrometa.functional import Promoted, check_interrupt, left_alone, promoted, told
+from pyrometa.explain.reasons import told
 from pyrometa.inner import Order, adapt, all_finite
+from pyrometa.rewrites.promoted import Promoted, promoted
 from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
 
 _DIFFERS = "the vectorised loss or gradient differs from the reference"

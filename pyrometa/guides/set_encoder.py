@@ -9,7 +9,7 @@ from typing import Any
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyrometa.guides.amortised import AmortizedGuide
+from pyrometa.guides.amortized import AmortizedGuide
 from pyrometa.guides.families import Family
 from pyrometa.guides.pooling import Pooling, pool_of, row_mask
 
@@ -70,11 +70,11 @@ class SetEncoderGuide(PyroModule):
         super().__init__()
         if not callable(encoder):
             raise TypeError(f"encoder must be callable, got {type(encoder).__name__}")
-        self.amortised = AmortizedGuide(model, _SetEncoder(encoder, pooling), sites=sites, family=family)
+        self.amortized = AmortizedGuide(model, _SetEncoder(encoder, pooling), sites=sites, family=family)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Sample the global latents given this data; the arguments are the model's, the result values by site."""
-        return self.amortised(*args, **kwargs)
+        return self.amortized(*args, **kwargs)
 
     def condition(self, *support: Any, **kwargs: Any) -> Callable[..., dict[str, Tensor]]:
         """The guide given a support set.

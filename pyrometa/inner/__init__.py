@@ -3,11 +3,11 @@
 from pyrometa.inner.adam import Adam
 from pyrometa.inner.adaptation import Order, Path, adapt
 from pyrometa.inner.finite import all_finite
-from pyrometa.inner.learned_optimiser import LearnedOptimiser
+from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
+from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
-from pyrometa.inner.rows import over_rows
 from pyrometa.inner.rule import InnerRule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
@@ -18,7 +18,7 @@ __all__ = [
     "SVGD",
     "Adam",
     "InnerRule",
-    "LearnedOptimiser",
+    "LearnedOptimizer",
     "Momentum",
     "Order",
     "Path",

@@ -38,9 +38,10 @@ class Path(Protocol[Point]):
     Attributes:
         tasks: indices of the tasks in the meta-batch.
         order: how much of the inner loop is differentiated through.
-        last: of how many last steps it is so, the earlier ones counting as first order; None for all. With 0 the
-            points are cut off from the ones before, whatever the order, so that memory does not grow with steps.
-        checked: whether losses and gradients are asked if they are finite.
+        unrolled_steps: how many of the last steps are differentiated through to that order; the gradients of earlier
+            steps count as constants. None for all. With 0 every point is cut off from the one before, so that memory
+            does not grow with steps.
+        check_finite: whether losses and gradients are asked if they are finite.
     """
 
     @property
@@ -52,11 +53,11 @@ class Path(Protocol[Point]):
         """How much of the inner loop is differentiated through."""
 
     @property
-    def last(self) -> int | None:
-        """Of how many last steps."""
+    def unrolled_steps(self) -> int | None:
+        """How many of the last steps are differentiated through to that order; None for all."""
 
     @property
-    def checked(self) -> bool:
+    def check_finite(self) -> bool:
         """Whether losses and gradients are asked if they are finite."""
 
     def start(self) -> Point:
@@ -88,16 +89,16 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
         order = _order_at(step, steps, path)
         losses, variables, seen = path.loss(point, step)
         grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
-        if path.checked:
+        if path.check_finite:
             _check_finite(losses, grads, path.tasks, step)
         point = path.move(point, grads, step, seen, order)
         yield point
 
 
 def _order_at(step: int, steps: int, path: Path[Any]) -> Order:
-    if path.last == 0:
+    if path.unrolled_steps == 0:
         return Order.NONE
-    early = path.last is not None and step < steps - path.last
+    early = path.unrolled_steps is not None and step < steps - path.unrolled_steps
     return min(path.order, Order.FIRST) if early else path.order
 
 

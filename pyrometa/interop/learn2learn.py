@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrometa.functional import Program
 from pyrometa.inner import SGD, InnerRule, Order
 from pyrometa.interop.learn2learn_rules import LearnedRates, Transformed
 from pyrometa.outer import MetaGradient, Unrolled
+from pyrometa.program.program import Program
 from pyrometa.types import Data
 
 

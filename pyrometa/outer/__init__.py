@@ -3,7 +3,7 @@
 from pyrometa.outer.displacement import Displacement
 from pyrometa.outer.implicit import Implicit
 from pyrometa.outer.meta_gradient import MetaGradient, check_finite, loss_and_grads
-from pyrometa.outer.optimiser import Optim, OuterOptimiser
+from pyrometa.outer.optimizer import Optim, OuterOptimizer
 from pyrometa.outer.unrolled import Unrolled
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "Implicit",
     "MetaGradient",
     "Optim",
-    "OuterOptimiser",
+    "OuterOptimizer",
     "Unrolled",
     "check_finite",
     "loss_and_grads",

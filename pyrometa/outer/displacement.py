@@ -43,7 +43,7 @@ class Displacement:
         return Order.FIRST
 
     @property
-    def last(self) -> int:
+    def unrolled_steps(self) -> int:
         """It differentiates through none of the steps."""
         return 0
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from pyrometa.engine import Run
 from pyrometa.inner import InnerRule, Order, ProximalSGD, adapt
 from pyrometa.outer.gradients import gradients
-from pyrometa.outer.rows import Rows
-from pyrometa.outer.solvers import Product, conjugate_gradient, neumann
+from pyrometa.outer.solvers import MatrixProduct, conjugate_gradient, neumann
+from pyrometa.outer.task_rows import TaskRows
 from pyrometa.types import Params
 
 Solver = Literal["cg", "neumann"]
@@ -72,7 +72,7 @@ class Implicit:
         return Order.SECOND
 
     @property
-    def last(self) -> int:
+    def unrolled_steps(self) -> int:
         """It differentiates through none of the steps."""
         return 0
 
@@ -102,7 +102,7 @@ class Implicit:
         if not problem.steps:
             return losses.detach(), gradients(losses.sum(), problem.outer)
         support, variables, _ = run.loss(end, 0)
-        rule, fast = _rule(run), Rows(list(variables.values()), len(run.tasks))
+        rule, fast = _rule(run), TaskRows(list(variables.values()), len(run.tasks))
         proximal = support.sum() + rule.strength * fast.half_square()
         slope = fast.gradient(proximal, create_graph=True)
         solution = self._solved(rule, lambda rows: fast.gradient(slope, rows), fast.gradient(losses.sum()))
@@ -111,7 +111,7 @@ class Implicit:
         by_start = fast.by_name(rule.strength * solution, run.fast_weights(end))
         return losses.detach(), {**by_theta, **{name: grads.sum(0) for name, grads in by_start.items()}}
 
-    def _solved(self, rule: ProximalSGD, product: Product, right: Tensor) -> Tensor:
+    def _solved(self, rule: ProximalSGD, product: MatrixProduct, right: Tensor) -> Tensor:
         if self.solver == "cg":
             return conjugate_gradient(product, right, self.iterations)
         rate = min(rule.lr.values()) if isinstance(rule.lr, Mapping) else rule.lr

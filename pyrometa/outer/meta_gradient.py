@@ -19,7 +19,7 @@ class MetaGradient(Work, Protocol):
 
     Attributes:
         order: how much of the inner loop it differentiates through.
-        last: of how many last steps, where not of all.
+        unrolled_steps: how many of the last inner steps it differentiates through to that order; None for all of them.
         one_noise: whether all inner steps of a task see the same noise, rather than each its own.
     """
 

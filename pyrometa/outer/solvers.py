@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
+MatrixProduct = Callable[[Tensor], Tensor]
 
 
-def conjugate_gradient(product: Product, right: Tensor, iterations: int) -> Tensor:
+def conjugate_gradient(product: MatrixProduct, right: Tensor, iterations: int) -> Tensor:
     """Solve ``A x = b`` for each task by conjugate gradient, which is exact after as many iterations as unknowns.
 
     A task whose residual is zero stays where it is, and so does one that meets a direction of no or negative
@@ -36,7 +36,7 @@ def conjugate_gradient(product: Product, right: Tensor, iterations: int) -> Tens
     return x
 
 
-def neumann(product: Product, right: Tensor, iterations: int, rate: float) -> Tensor:
+def neumann(product: MatrixProduct, right: Tensor, iterations: int, rate: float) -> Tensor:
     r"""Solve ``A x = b`` for each task by the Neumann series.
 
     .. math:: x = \alpha \sum_{j=0}^{J} (I - \alpha A)^j b

@@ -50,7 +50,7 @@ class Unrolled:
     Example:
         >>> Unrolled(first_order=True).order.name
         'FIRST'
-        >>> Unrolled(truncate=2).last
+        >>> Unrolled(truncate=2).unrolled_steps
         2
     """
 
@@ -70,8 +70,8 @@ class Unrolled:
         return Order.FIRST if self.first_order else Order.SECOND
 
     @property
-    def last(self) -> int | None:
-        """Of how many last steps, where not of all."""
+    def unrolled_steps(self) -> int | None:
+        """How many of the last inner steps are differentiated through in full; None for all of them."""
         return self.truncate
 
     @property

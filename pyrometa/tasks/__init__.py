@@ -4,6 +4,7 @@ from pyrometa.tasks.digits import DigitTasks
 from pyrometa.tasks.few_shot import FewShotTasks
 from pyrometa.tasks.groups import GroupedTasks, GroupSampler
 from pyrometa.tasks.images import ImageData, load_images
+from pyrometa.tasks.meta_batch import MetaBatch
 from pyrometa.tasks.omniglot import Characters, OmniglotData, load_omniglot
 from pyrometa.tasks.prior import PriorTasks
 from pyrometa.tasks.regression import SineLineTasks, SinusoidTasks
@@ -11,7 +12,6 @@ from pyrometa.tasks.sampler import TaskFamily, TaskSampler
 from pyrometa.tasks.splits import TaskSplits, digit_tasks
 from pyrometa.tasks.stack import stack_images
 from pyrometa.tasks.table import GroupSplits, group_tasks
-from pyrometa.tasks.task import Task
 
 __all__ = [
     "Characters",
@@ -21,11 +21,11 @@ __all__ = [
     "GroupSplits",
     "GroupedTasks",
     "ImageData",
+    "MetaBatch",
     "OmniglotData",
     "PriorTasks",
     "SineLineTasks",
     "SinusoidTasks",
-    "Task",
     "TaskFamily",
     "TaskSampler",
     "TaskSplits",

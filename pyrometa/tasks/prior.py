@@ -10,7 +10,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrometa.tasks.task import Data
+from pyrometa.tasks.meta_batch import Arguments
 
 __all__ = ["PriorTasks"]
 
@@ -79,7 +79,7 @@ class PriorTasks:
         if not positions or len(set(positions)) != len(positions) or min(positions) < 0:
             raise ValueError(f"observed must name a site for each of one or more arguments, got {dict(self.observed)}")
 
-    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Data:
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Arguments:
         """Run the model once a task.
 
         Args:

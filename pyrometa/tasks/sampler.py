@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from pyrometa.tasks.meta_batch import Arguments, MetaBatch
 from pyrometa.tasks.seeded import Seeded, positive
-from pyrometa.tasks.task import Data, Task
 
 __all__ = ["TaskFamily", "TaskSampler"]
 
@@ -15,7 +15,7 @@ __all__ = ["TaskFamily", "TaskSampler"]
 class TaskFamily(Protocol):
     """A distribution over tasks: all that :class:`TaskSampler` needs of one."""
 
-    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Data:
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Arguments:
         """Draw tasks, and distinct rows of each.
 
         Args:
@@ -63,14 +63,14 @@ class TaskSampler(Seeded):
         self.queries = positive("queries", queries)
         super().__init__(seed)
 
-    def sample(self, batch_size: int) -> Task:
+    def sample(self, batch_size: int) -> MetaBatch:
         """Draw a meta-batch.
 
         Args:
             batch_size: how many tasks.
 
         Returns:
-            Task: support of shape ``(batch_size, shots, ...)``, query ``(batch_size, queries, ...)``.
+            MetaBatch: support of shape ``(batch_size, shots, ...)``, query ``(batch_size, queries, ...)``.
 
         Raises:
             TypeError: if ``batch_size`` is not an integer.
@@ -79,10 +79,10 @@ class TaskSampler(Seeded):
         data = self._draw(positive("batch_size", batch_size), self.shots + self.queries)
         if isinstance(data, tuple):
             support = tuple(rows[:, : self.shots] for rows in data)
-            return Task(support, tuple(rows[:, self.shots :] for rows in data))
-        return Task(data[:, : self.shots], data[:, self.shots :])
+            return MetaBatch(support, tuple(rows[:, self.shots :] for rows in data))
+        return MetaBatch(data[:, : self.shots], data[:, self.shots :])
 
-    def pooled(self, batch_size: int) -> Data:
+    def pooled(self, batch_size: int) -> Arguments:
         """Draw a plain minibatch from the same distribution: one row of each of ``batch_size`` tasks.
 
         This is what a pooled baseline trains on.
@@ -100,7 +100,7 @@ class TaskSampler(Seeded):
         data = self._draw(positive("batch_size", batch_size), 1)
         return tuple(rows[:, 0] for rows in data) if isinstance(data, tuple) else data[:, 0]
 
-    def _draw(self, tasks: int, rows: int) -> Data:
+    def _draw(self, tasks: int, rows: int) -> Arguments:
         data = self.family.draw(tasks, rows, self._generator)
         for tensor in data if isinstance(data, tuple) else (data,):
             if tensor.shape[:2] != (tasks, rows):

@@ -8,7 +8,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, init_to_value
 
-from benchmarks import algorithms, bayesian_sinusoid, learned_optimiser, sinusoid
+from benchmarks import algorithms, bayesian_sinusoid, learned_optimizer, sinusoid
 from benchmarks.programs import HALF_LOG_PI, BayesianRegression, GroupRegression, Regression, expected_nll, no_latents
 from benchmarks.recipes import ALGORITHMS, Setting
 from benchmarks.tensors import PeakMemory
@@ -55,8 +55,8 @@ def test_bayesian_sinusoid_gives_likelihood_and_coverage(tmp_path, capsys):
 
 def test_learned_optimiser_is_compared_task_by_task(tmp_path, capsys):
     path = tmp_path / "learned.json"
-    found = written(path, learned_optimiser.main(["--quick", "--json", str(path)]))
-    assert list(found["programs"]) == list(learned_optimiser.SCORED)
+    found = written(path, learned_optimizer.main(["--quick", "--json", str(path)]))
+    assert list(found["programs"]) == list(learned_optimizer.SCORED)
     for counts in found["programs"].values():
         for one in counts.values():
             assert one["gain"]["mean"] == pytest.approx(one["adam"]["mean"] - one["learned"]["mean"], abs=1e-2)

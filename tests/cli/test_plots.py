@@ -6,7 +6,7 @@ import sys
 import torch
 from matplotlib.colors import to_rgba
 
-from pyrometa.plots import COLOURS, adaptation_curves, reconstructions
+from pyrometa.plots import COLORS, adaptation_curves, reconstructions
 
 CURVES = {
     "random": {"0": {"mean": 500.0, "se": 2.0}, "5": {"mean": 400.0, "se": 1.0}},
@@ -21,8 +21,8 @@ def test_the_curves_are_the_numbers():
     bands = {tuple(band.get_facecolor()[0][:3]): band for axes in figure.axes for band in axes.collections}
     assert len(lines) == len(bands) == 3
     for start, curve in CURVES.items():
-        assert list(lines[COLOURS[start]].get_ydata()) == [point["mean"] for point in curve.values()]
-        y = bands[to_rgba(COLOURS[start])[:3]].get_paths()[0].vertices[:, 1]
+        assert list(lines[COLORS[start]].get_ydata()) == [point["mean"] for point in curve.values()]
+        y = bands[to_rgba(COLORS[start])[:3]].get_paths()[0].vertices[:, 1]
         assert y.max() == max(point["mean"] + point["se"] for point in curve.values())
         assert y.min() == min(point["mean"] - point["se"] for point in curve.values())
 

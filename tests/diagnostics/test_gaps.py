@@ -64,7 +64,7 @@ def test_within_the_family_all_that_is_lost_is_the_encoders(x):
     torch.testing.assert_close(gaps.log_marginal, program.log_marginal(x), atol=0.005, rtol=0)
     torch.testing.assert_close(gaps.optimal, program.log_marginal(x), atol=0.03, rtol=0)
     error = 5 * 1.5 / 2000**0.5  # of an estimate of the ELBO of what is proposed
-    torch.testing.assert_close(gaps.amortisation, program.kl(x), atol=error, rtol=0)
+    torch.testing.assert_close(gaps.amortization, program.kl(x), atol=error, rtol=0)
     assert program.kl(x).mean() > 0.5
 
 
@@ -73,7 +73,7 @@ def test_a_mean_field_loses_what_the_correlation_is_worth_whatever_the_encoder(x
         program = Program(CORRELATED, shift=shift)
         gaps = inference_gaps(program.model, program, x, steps=600, num_samples=4000, chunk_size=1000)
         assert gaps.approximation.mean().item() == pytest.approx(program.approximation().item(), abs=0.03)
-        assert gaps.amortisation.mean().item() == pytest.approx(
+        assert gaps.amortization.mean().item() == pytest.approx(
             (program.kl(x) - program.approximation()).mean().item(), abs=0.06
         )
     assert program.approximation() > 0.1
@@ -82,7 +82,7 @@ def test_a_mean_field_loses_what_the_correlation_is_worth_whatever_the_encoder(x
 def test_the_two_parts_add_up(x):
     program = Program(CORRELATED, shift=0.2)
     gaps = inference_gaps(program.model, program, x, steps=5, num_samples=10)
-    torch.testing.assert_close(gaps.approximation + gaps.amortisation, gaps.inference)
+    torch.testing.assert_close(gaps.approximation + gaps.amortization, gaps.inference)
     assert gaps.inference.shape == (8,)
 
 
@@ -107,7 +107,7 @@ def test_nothing_is_changed(x, refined):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in [*guide.parameters(), *scale.parameters()])
     assert list(pyro.get_param_store().keys()) == []
-    assert not gaps.amortised.requires_grad
+    assert not gaps.amortized.requires_grad
 
 
 def test_bad_input_is_refused(x):

@@ -52,7 +52,7 @@ def schools_model(y):
             pyro.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
-def _reparameterised(wrap):
+def _reparameterized(wrap):
     def build():
         model = wrap(schools_model)
         return Program(model, AutoNormal(model), torch.randn(3, 3, 4))
@@ -69,7 +69,7 @@ ROWS = [
     Row("TraceMeanField_ELBO", _elbo(TraceMeanField_ELBO)),
     Row("TraceEnum_ELBO, enumerated mixture", _enumerated),
     Row("RenyiELBO", _elbo(lambda: RenyiELBO(alpha=0.5, num_particles=3))),
-    Row("eight schools, centred", _reparameterised(lambda m: m)),
-    Row("eight schools, LocScaleReparam", _reparameterised(lambda m: reparam(m, {"theta": LocScaleReparam(0.0)}))),
-    Row("eight schools, AutoReparam", _reparameterised(lambda m: AutoReparam()(m))),
+    Row("eight schools, centred", _reparameterized(lambda m: m)),
+    Row("eight schools, LocScaleReparam", _reparameterized(lambda m: reparam(m, {"theta": LocScaleReparam(0.0)}))),
+    Row("eight schools, AutoReparam", _reparameterized(lambda m: AutoReparam()(m))),
 ]

@@ -146,7 +146,7 @@ def test_a_proposal_costs_what_autonormal_costs_there(load, name):
     encoder(*task)
     auto = make_guide(model)
     auto(*task)
-    proposal = {key: value.detach() for key, value in encoder.amortised.propose(*task).items()}
+    proposal = {key: value.detach() for key, value in encoder.amortized.propose(*task).items()}
     start = {}
     for key in list(proposal)[::2]:
         site = key.removesuffix(".loc")
@@ -170,7 +170,7 @@ def test_refinement_moves_the_proposal_alone_and_reaches_the_optimum(load):
     )
     before = {name: value.clone() for name, value in guide.named_parameters()}
     adapted = meta.adapt(task)
-    assert adapted.adapted.names == ("guide.amortised.heads.slope.bias",)
+    assert adapted.adapted.names == ("guide.amortized.heads.slope.bias",)
     assert all(torch.equal(value, before[name]) for name, value in guide.named_parameters())
     problem = gains.Problem(line, AutoNormal, ELBO, [task], 12_000)
     (converged,) = gains.svi(problem, None, pyro.optim.Adam({"lr": 0.05}), [200])

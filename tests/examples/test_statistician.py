@@ -50,6 +50,6 @@ def test_the_context_is_what_the_support_set_says_and_not_counted_again(statisti
 def test_reading_does_not_depend_on_the_order(statistician):
     net = statistician.Statistician(pixels=16, hidden=8, context=3, latent=2)
     x = torch.rand(5, 16)
-    read = [net.guide.context.amortised.propose(rows) for rows in (x, x.flip(0), x[:3])]
+    read = [net.guide.context.amortized.propose(rows) for rows in (x, x.flip(0), x[:3])]
     torch.testing.assert_close(read[0], read[1])
     assert (read[0]["c.loc"] - read[2]["c.loc"]).abs().max() > 1e-3

@@ -154,7 +154,7 @@ def test_a_part_reads_what_an_earlier_one_sampled():
     guide(x)
     around = 1 / (SPREAD**2 + NOISE**2)
     precision = 1 + len(x) * around
-    set_head(guide.context.amortised.heads["c"], [len(x) * around / precision], precision**-0.5)
+    set_head(guide.context.amortized.heads["c"], [len(x) * around / precision], precision**-0.5)
     precision = SPREAD**-2 + NOISE**-2
     set_head(guide.rows.heads["z"], [NOISE**-2 / precision, SPREAD**-2 / precision], precision**-0.5)
     covariance = (SPREAD**2 + NOISE**2) * torch.eye(5, dtype=F64) + 1

@@ -53,9 +53,9 @@ def set_encoder(pooling="mean", family="mean_field"):
 def test_the_order_of_the_set_says_nothing(pooling):
     guide, (x, y) = set_encoder(pooling), data(7)
     order = torch.randperm(7)
-    torch.testing.assert_close(guide.amortised.propose(x, y), guide.amortised.propose(x[order], y[order]))
-    other = guide.amortised.propose(x, y.flip(0))
-    assert not torch.allclose(other["w.loc"], guide.amortised.propose(x, y)["w.loc"])
+    torch.testing.assert_close(guide.amortized.propose(x, y), guide.amortized.propose(x[order], y[order]))
+    other = guide.amortized.propose(x, y.flip(0))
+    assert not torch.allclose(other["w.loc"], guide.amortized.propose(x, y)["w.loc"])
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -63,8 +63,8 @@ def test_the_order_of_the_set_says_nothing(pooling):
 def test_ragged_is_padded(pooling, size):
     guide, (x, y) = set_encoder(pooling), data(7)
     mask = torch.arange(7) < size
-    padded = guide.amortised.propose(x, torch.where(mask, y, 1e6), mask)
-    torch.testing.assert_close(padded, guide.amortised.propose(x[:size], y[:size]))
+    padded = guide.amortized.propose(x, torch.where(mask, y, 1e6), mask)
+    torch.testing.assert_close(padded, guide.amortized.propose(x[:size], y[:size]))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
@@ -121,7 +121,7 @@ def test_the_conjugate_posterior_is_reached():
     x = torch.randn(3, 1, dtype=F64)
     guide = SetEncoderGuide(model, lambda x: x, pooling="mean")
     guide(x)
-    head = guide.amortised.heads["mean"]
+    head = guide.amortized.heads["mean"]
     with torch.no_grad():
         head.weight.copy_(torch.tensor([[0.75], [0.0]]))
         head.bias.copy_(torch.tensor([0.0, torch.expm1(torch.tensor(0.5, dtype=F64)).log() - 0.5413248546129181]))

@@ -18,11 +18,11 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 def by_torch(params, data, steps, make):
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
-    optimiser = make(list(leaves.values()))
+    optimizer = make(list(leaves.values()))
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         inner_rules.loss(leaves, data).backward()
-        optimiser.step()
+        optimizer.step()
     return {name: leaf.detach() for name, leaf in leaves.items()}
 
 
@@ -36,7 +36,7 @@ def by_torch(params, data, steps, make):
         (pm.Adam(0.1), lambda p: torch.optim.Adam(p, 0.1)),
         (pm.Adam(0.05, (0.5, 0.8), 1e-3), lambda p: torch.optim.Adam(p, 0.05, (0.5, 0.8), 1e-3)),
         (pm.Adam(0.05, (0.0, 0.0)), lambda p: torch.optim.Adam(p, 0.05, (0.0, 0.0))),
-        (pm.LearnedOptimiser(0.1), lambda p: torch.optim.Adam(p, 0.1)),
+        (pm.LearnedOptimizer(0.1), lambda p: torch.optim.Adam(p, 0.1)),
     ],
     ids=lambda value: repr(value) if not callable(value) else "",
 )
@@ -72,7 +72,7 @@ def test_a_rate_for_each_layer_and_step_is_used_at_that_step(make):
         torch.testing.assert_close(got, expected, **EXACT)
 
 
-@pytest.mark.parametrize("make", [pm.Momentum, pm.Adam, pm.ProximalSGD, pm.Preconditioned, pm.LearnedOptimiser])
+@pytest.mark.parametrize("make", [pm.Momentum, pm.Adam, pm.ProximalSGD, pm.Preconditioned, pm.LearnedOptimizer])
 def test_the_first_pattern_that_matches_gives_the_rate(make):
     params, data = inner_rules.start(), inner_rules.task()
     lr = {"net.b*": 0.3, "net.*": 0.2, "*": 0.1}
@@ -88,14 +88,14 @@ def test_the_first_pattern_that_matches_gives_the_rate(make):
 def test_proximal_steps_by_hand():
     params, data = inner_rules.start(), inner_rules.task()
 
-    def regularised(fast, data):
+    def regularized(fast, data):
         pull = sum((p - params[n]).square().sum() for n, p in fast.items())
         return inner_rules.loss(fast, data) + 0.7 / 2 * pull
 
     fast = params
     for _ in range(STEPS):
         leaves = {name: p.detach().requires_grad_() for name, p in fast.items()}
-        grads = torch.autograd.grad(regularised(leaves, data), list(leaves.values()))
+        grads = torch.autograd.grad(regularized(leaves, data), list(leaves.values()))
         fast = {name: p - 0.05 * grad for (name, p), grad in zip(fast.items(), grads, strict=True)}
     got = inner_rules.adapted(pm.ProximalSGD(0.05, strength=0.7), params, {}, data, STEPS)
     torch.testing.assert_close(got, fast, **EXACT)
@@ -163,7 +163,7 @@ def by_hand(weights, gradients, lr, decays):
 
 
 def test_a_learned_optimiser_by_hand():
-    rule = pm.LearnedOptimiser(0.1, hidden=3, decays=(0.3, 0.6, 0.9))
+    rule = pm.LearnedOptimizer(0.1, hidden=3, decays=(0.3, 0.6, 0.9))
     params = {"loc": torch.zeros(2, 2, dtype=torch.float64)}
     weights = inner_rules.learned(rule, params, 1)
     gradients = [torch.randn(2, 2, dtype=torch.float64) * 3**i for i in range(4)]
@@ -175,7 +175,7 @@ def test_a_learned_optimiser_by_hand():
 
 
 def test_a_learned_optimiser_carries_over_to_other_sizes():
-    rule = pm.LearnedOptimiser(0.1)
+    rule = pm.LearnedOptimizer(0.1)
     small, large = {"a": torch.zeros(2)}, {"b": torch.zeros(30, 7), "c": torch.zeros(()), "d": torch.zeros(3, 2, 1, 1)}
     learned = rule.learned(small, 5)
     assert {n: v.shape for n, v in learned.items()} == {n: v.shape for n, v in rule.learned(large, 9).items()}
@@ -186,7 +186,7 @@ def test_a_learned_optimiser_carries_over_to_other_sizes():
 
 def test_the_seed_of_a_learned_optimiser():
     params = inner_rules.start()
-    first, again, other = (pm.LearnedOptimiser(seed=seed).learned(params, 1)["net.0.weight"] for seed in (0, 0, 1))
+    first, again, other = (pm.LearnedOptimizer(seed=seed).learned(params, 1)["net.0.weight"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

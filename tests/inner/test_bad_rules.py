@@ -11,7 +11,7 @@ from torch import nn
 import pyrometa as pm
 
 
-@pytest.mark.parametrize("make", [pm.SGD, pm.Momentum, pm.Adam, pm.ProximalSGD, pm.LearnedOptimiser])
+@pytest.mark.parametrize("make", [pm.SGD, pm.Momentum, pm.Adam, pm.ProximalSGD, pm.LearnedOptimizer])
 @pytest.mark.parametrize("lr", [0, -1.0, float("nan"), float("inf"), True, "0.1", None, {"a": 0.0}])
 def test_rates_must_be_positive(make, lr):
     with pytest.raises(ValueError, match=r"lr.* must be positive and finite"):
@@ -38,12 +38,12 @@ def test_rates_must_be_positive(make, lr):
         (lambda: pm.Preconditioned("kfac"), "transform must be one of 'meta_curvature', 'kronecker'"),
         (lambda: pm.Preconditioned(lr=0.0), "lr must be positive"),
         (lambda: pm.Preconditioned(outer_lr=-1.0), "outer_lr must be positive"),
-        (lambda: pm.LearnedOptimiser(hidden=0), "hidden must be a whole number of at least 1, got 0"),
-        (lambda: pm.LearnedOptimiser(hidden=2.0), "hidden must be a whole number"),
-        (lambda: pm.LearnedOptimiser(seed=-1), "seed must be a whole number of at least 0"),
-        (lambda: pm.LearnedOptimiser(decays=()), "decays must be at least one number"),
-        (lambda: pm.LearnedOptimiser(decays=0.9), "decays must be at least one number"),
-        (lambda: pm.LearnedOptimiser(decays=(0.5, 1.5)), r"decays\[1\] must be"),
+        (lambda: pm.LearnedOptimizer(hidden=0), "hidden must be a whole number of at least 1, got 0"),
+        (lambda: pm.LearnedOptimizer(hidden=2.0), "hidden must be a whole number"),
+        (lambda: pm.LearnedOptimizer(seed=-1), "seed must be a whole number of at least 0"),
+        (lambda: pm.LearnedOptimizer(decays=()), "decays must be at least one number"),
+        (lambda: pm.LearnedOptimizer(decays=0.9), "decays must be at least one number"),
+        (lambda: pm.LearnedOptimizer(decays=(0.5, 1.5)), r"decays\[1\] must be"),
     ],
 )
 def test_bad_values(make, message):
@@ -71,7 +71,7 @@ def test_bad_types(make, message):
         pm.Adam({"net.*": 0.1}, learn="layer"),
         pm.ProximalSGD({"net.*": 0.1}),
         pm.Preconditioned(lr={"net.*": 0.1}),
-        pm.LearnedOptimiser({"net.*": 0.1}),
+        pm.LearnedOptimizer({"net.*": 0.1}),
     ],
     ids=lambda rule: type(rule).__name__,
 )

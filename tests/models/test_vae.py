@@ -133,8 +133,8 @@ def test_vectorised_particles_and_predictive(kind):
     vae, x = BUILD[kind](), blobs(5, kind)
     many = Trace_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=1)
     loop = Trace_ELBO(num_particles=400, max_plate_nesting=1)
-    vectorised, looped = (elbo.loss(vae.model, vae.guide, x) for elbo in (many, loop))
-    assert vectorised == pytest.approx(looped, rel=1e-3)
+    vectorized, looped = (elbo.loss(vae.model, vae.guide, x) for elbo in (many, loop))
+    assert vectorized == pytest.approx(looped, rel=1e-3)
     draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=7)(x)
     assert draws["x"].shape == (7, *x.shape)
 

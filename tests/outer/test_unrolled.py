@@ -104,7 +104,7 @@ def test_bad_options(options, error, message):
         pm.Unrolled(**options)
 
 
-@pytest.mark.parametrize("rule", [pm.SGD(0.1, learn="layer"), pm.LearnedOptimiser()], ids=repr)
+@pytest.mark.parametrize("rule", [pm.SGD(0.1, learn="layer"), pm.LearnedOptimizer()], ids=repr)
 def test_a_displacement_can_not_learn_a_rule(rule):
     case = modules()
     meta = pm.reptile(case.model, case.guide, pyro.optim.SGD({"lr": 1.0}), inner=rule)

@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from pyrometa.tasks import DigitTasks, Task, TaskSampler
+from pyrometa.tasks import DigitTasks, MetaBatch, TaskSampler
 
 
 class Numbered:
@@ -20,7 +20,7 @@ def digits(**counts):
     return TaskSampler(family, **{"shots": 3, "queries": 4, "seed": 0, **counts})
 
 
-def same(a: Task, b: Task) -> bool:
+def same(a: MetaBatch, b: MetaBatch) -> bool:
     return torch.equal(a.support, b.support) and torch.equal(a.query, b.query)
 
 

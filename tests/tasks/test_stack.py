@@ -7,18 +7,18 @@ from torch.utils.data import TensorDataset
 from pyrometa.tasks import stack_images
 
 GREY = np.arange(6, dtype=np.uint8).reshape(2, 3) * 51
-COLOUR = np.stack([GREY, GREY // 3, GREY // 5], -1)
+COLOR = np.stack([GREY, GREY // 3, GREY // 5], -1)
 
 
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
         (Image.fromarray(GREY), GREY / 255),
-        (Image.fromarray(COLOUR), COLOUR.transpose(2, 0, 1) / 255),
+        (Image.fromarray(COLOR), COLOR.transpose(2, 0, 1) / 255),
         (Image.fromarray(GREY > 100), GREY > 100),
         (GREY, GREY / 255),
         (GREY / 255, GREY / 255),
-        (torch.from_numpy(COLOUR.transpose(2, 0, 1).copy()), COLOUR.transpose(2, 0, 1) / 255),
+        (torch.from_numpy(COLOR.transpose(2, 0, 1).copy()), COLOR.transpose(2, 0, 1) / 255),
         (torch.from_numpy(GREY / 255), GREY / 255),
     ],
 )

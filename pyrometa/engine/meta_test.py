@@ -1,0 +1,41 @@
+"""What is done on tasks at meta-test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrometa.engine.problem import Run
+from pyrometa.inner import Order, adapt
+from pyrometa.types import Params
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps."""
+
+    at: tuple[int, ...]
+    order = Order.NONE
+    unrolled_steps = None
+
+    def __call__(self, run: Run) -> Tensor:
+        """Adapt, and score on the way."""
+        points = enumerate(adapt(run, max(self.at)))
+        scored = {step: run.score(point) for step, point in points if step in self.at}
+        return torch.stack([scored[step] for step in self.at])
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """Fast weights after the last step, each of shape ``(tasks, *parameter)``."""
+
+    order = Order.NONE
+    unrolled_steps = None
+
+    def __call__(self, run: Run) -> Params:
+        """Adapt."""
+        for point in adapt(run, run.problem.steps):
+            end = point
+        return {name: value.detach() for name, value in run.fast_weights(end).items()}

@@ -1,0 +1,1 @@
+"""Errors in words for a program's author: what, at which line, and the cure."""

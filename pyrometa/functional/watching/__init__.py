@@ -1,9 +1,0 @@
-"""What the code of a program can read: by kind of value, by name in the code, and what can't be watched at all."""
-
-from pyrometa.functional.watching.classes import slots
-from pyrometa.functional.watching.code import fields_of, named_by, names_of
-from pyrometa.functional.watching.kinds import kind_of
-from pyrometa.functional.watching.outside import is_foreign
-from pyrometa.functional.watching.parts import PLAIN, Parts, Value
-
-__all__ = ["PLAIN", "Parts", "Value", "fields_of", "is_foreign", "kind_of", "named_by", "names_of", "slots"]

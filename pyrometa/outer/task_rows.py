@@ -1,0 +1,60 @@
+"""Fast weights of some tasks as rows of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrometa.types import Params
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """What a run's loss is differentiated by, end to end: one row a task.
+
+    Attributes:
+        variables: each with a leading task dimension, or the one task's without.
+        tasks: number of tasks.
+    """
+
+    variables: Sequence[Tensor]
+    tasks: int
+
+    def gradient(self, output: Tensor, along: Tensor | None = None, *, create_graph: bool = False) -> Tensor:
+        """The gradient of an output, shape ``(tasks, size)``, keeping the output's graph.
+
+        Args:
+            output: a scalar, or a tensor together with ``along``.
+            along: what each element of the output is multiplied with.
+            create_graph: whether the gradient can be differentiated again.
+        """
+        found = torch.autograd.grad(
+            output, list(self.variables), along, retain_graph=True, create_graph=create_graph, allow_unused=True
+        )
+        parts = [torch.zeros_like(v) if g is None else g for v, g in zip(self.variables, found, strict=True)]
+        return torch.cat([part.reshape(self.tasks, -1) for part in parts], dim=1)
+
+    def by_name(self, rows: Tensor, weights: Mapping[str, Tensor]) -> Params:
+        """Rows of shape ``(tasks, size)`` in the form of fast weights, which are the variables by name.
+
+        How the variables are laid out is the engine's business. The fast weights tell: their derivative by the
+        variables is that rearrangement, and here it is applied, by differentiating it the other way round.
+
+        Args:
+            rows: what to rearrange.
+            weights: the fast weights, each of shape ``(tasks, *parameter)``, on the variables' graph.
+        """
+        probes = [torch.zeros_like(weight).requires_grad_() for weight in weights.values()]
+        back = torch.autograd.grad(list(weights.values()), list(self.variables), probes, create_graph=True)
+        sizes = [v.numel() // self.tasks for v in self.variables]
+        parts = [
+            part.reshape(v.shape).to(v.dtype) for part, v in zip(rows.split(sizes, 1), self.variables, strict=True)
+        ]
+        return dict(zip(weights, torch.autograd.grad(back, probes, parts), strict=True))
+
+    def half_square(self) -> Tensor:
+        """Half the squared length of all rows together, a scalar."""
+        return torch.stack([0.5 * v.square().sum() for v in self.variables]).sum()

@@ -1,0 +1,8 @@
+"""What binds Pyro: (model, guide, ELBO) as a pure loss of (parameters, data, noise)."""
+
+from pyrometa.program.adapted import AdaptedGuide, AdaptedModel
+from pyrometa.program.leaves import Leaf
+from pyrometa.program.program import Program
+from pyrometa.program.selection import Selection, select
+
+__all__ = ["AdaptedGuide", "AdaptedModel", "Leaf", "Program", "Selection", "select"]

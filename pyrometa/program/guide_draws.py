@@ -1,0 +1,63 @@
+"""The guide's draws, by what a gradient makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro.poutine import Trace
+from torch.distributions import Independent
+
+from pyrometa.program.autograd_graph import graph_nodes, leaf_ids, node_leaf_ids
+from pyrometa.program.traces import draws
+
+_ONCE_DIFFERENTIABLE = ("StandardGammaBackward", "_DirichletBackward", "DirichletGradBackward")
+
+
+@dataclass(frozen=True)
+class GuideDraws:
+    """The guide's draws that second-order gradients can't pass, each with the leaves that it depends on.
+
+    Straight-through draws are passed, and biased by design: their gradient is not a derivative.
+
+    Attributes:
+        score_function: draws without a gradient.
+        once_differentiable: draws whose gradient has none.
+        straight_through: draws whose gradient is another's.
+        summed_out: those of the first that the ELBO enumerates, with all that they may be.
+    """
+
+    score_function: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    once_differentiable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    straight_through: frozenset[str] = frozenset()
+    summed_out: frozenset[str] = frozenset()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the loss is an estimate whose gradient is not the derivative of its value."""
+        return any(leaves for name, leaves in self.score_function.items() if name not in self.summed_out)
+
+    @classmethod
+    def of(cls, trace: Trace) -> GuideDraws:
+        """Read them off a trace of the guide."""
+        score_function, once = {}, {}
+        straight = frozenset(name for name, site in draws(trace).items() if _is_straight_through(site["fn"]))
+        for name, site in draws(trace).items():
+            if not site["fn"].has_rsample:
+                score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
+            nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
+            if nodes:
+                once[name] = frozenset(node_leaf_ids(nodes))
+        summed_out = frozenset(name for name in score_function if _is_summed_out(trace.nodes[name]["infer"] or {}))
+        return cls(score_function, once, straight, summed_out)
+
+
+def _is_straight_through(fn: Any) -> bool:
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    return any("StraightThrough" in kind.__name__ for kind in type(fn).__mro__)
+
+
+def _is_summed_out(infer: Mapping[str, Any]) -> bool:
+    return "_enumerate_dim" in infer and infer.get("num_samples") is None

@@ -1,0 +1,41 @@
+"""What a trace of a program holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pyro.distributions import Delta
+from pyro.poutine import Trace
+
+from pyrometa.elbos.wrapped_distributions import layers
+
+
+def latents(trace: Trace) -> dict[str, Any]:
+    """The sites that are drawn and not observed."""
+    return {name: site for name, site in draws(trace).items() if not site["is_observed"]}
+
+
+def draws(trace: Trace) -> dict[str, Any]:
+    """The sites that are drawn or observed, without the choices of subsampled plates."""
+    nodes = trace.nodes.items()
+    return {name: site for name, site in nodes if site["type"] == "sample" and not _is_subsample(site)}
+
+
+def is_data(site: Any) -> bool:
+    """Whether a site is observed, and not a value that ``pyro.deterministic`` or a reparameterisation computed."""
+    return bool(site.get("is_observed")) and not any(isinstance(fn, Delta) for fn in layers(site["fn"]))
+
+
+def plates(site: Any) -> Iterable[Any]:
+    """The plates around a sample site."""
+    return site["cond_indep_stack"] if site["type"] == "sample" else ()
+
+
+def _is_subsample(site: Any) -> bool:
+    return type(site["fn"]).__name__ == "_Subsample"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message."""
+    return ", ".join(repr(n) for n in names)

@@ -1,0 +1,260 @@
+"""How each kind of value is watched: by the identity of its parts, by a copy of what it holds, or not at all."""
+
+from __future__ import annotations
+
+import abc
+import array
+import collections
+import functools
+import logging
+import pickle
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.poutine import Trace
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from pyrometa.recording.watch.classes import (
+    DESCRIPTORS,
+    ClassOf,
+    Registered,
+    attributes,
+    class_of_object,
+    instance,
+    own_classes,
+    slots,
+    watched_class,
+)
+from pyrometa.recording.watch.code import globals_read, names_of
+from pyrometa.recording.watch.outside import (
+    module_of,
+    named_in_its_module,
+    outside,
+    outside_by_name,
+    refuse,
+    root,
+    trusted,
+)
+from pyrometa.recording.watch.parts import PLAIN, Parts, Value, no_parts, of_parts
+
+_BARE = frozenset({dict, list, tuple, set, frozenset, collections.OrderedDict, collections.deque})
+_LRU = type(functools.lru_cache(lambda: None))
+
+
+def kind_of(value: Any, path: str) -> Parts | Value | None:
+    """How to watch a value; None for what its identity says all of.
+
+    Raises:
+        UnsupportedProgramError: it can't be watched; the message names its path.
+    """
+    found = outside(value)
+    if found is not None:
+        refuse(path, found)
+    for types_, make in _KINDS:
+        if isinstance(value, types_):
+            return make(value, path)
+    return _object(value, path)
+
+
+def _opaque(value: Any, path: str) -> None:
+    return None
+
+
+def _code(value: types.CodeType, path: str) -> None:
+    found = outside_by_name(names_of(value).words)
+    if found is not None:
+        refuse(path, found)
+
+
+def _logger(value: logging.Logger, path: str) -> Value:
+    return Value(lambda v: (v.level, v.getEffectiveLevel(), v.disabled, v.propagate, v.manager.disable), id(value))
+
+
+def _mapping(value: Any, path: str) -> Parts:
+    return Parts(_items, lambda v: [*v, *v.values(), *_state(v)], type(value))
+
+
+def _items(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    keys = [(f"keys[{i}]", key) for i, key in enumerate(value) if type(key) not in PLAIN]
+    shown = [key if type(key) in PLAIN else i for i, key in enumerate(value)]
+    items = [(f"[{key!r}]", item) for key, item in zip(shown, value.values(), strict=True)]
+    return [*items, *keys, *_extra(value)]
+
+
+def _sequence(value: Any, path: str) -> Parts:
+    def named(v: Any) -> list[tuple[str, Any]]:
+        return [*((f"[{i}]", item) for i, item in enumerate(v)), *_extra(v)]
+
+    return Parts(named, lambda v: [*v, *_state(v)], type(value))
+
+
+def _extra(container: Any) -> list[tuple[str, Any]]:
+    """What a subclass of a container adds to it."""
+    if type(container).__module__ not in ("builtins", "collections"):
+        return attributes(container)
+    return [("default_factory", container.default_factory)] if hasattr(container, "default_factory") else []
+
+
+def _state(container: Any) -> list[Any]:
+    return [] if type(container) in _BARE else [part for _, part in _extra(container)]
+
+
+def _partial(value: functools.partial[Any], path: str) -> Parts:
+    return of_parts(lambda v: [("func", v.func), ("args", v.args), ("keywords", v.keywords)], value)
+
+
+def _bound(value: Any, path: str) -> Parts:
+    return of_parts(lambda v: [("self", v.__self__), (v.__name__, v.__func__)], value)
+
+
+def _builtin(value: Any, path: str) -> Parts | None:
+    owner = getattr(value, "__self__", None)
+    if owner is not None and not isinstance(owner, types.ModuleType | type):
+        return of_parts(lambda v: [("self", v.__self__)], value)
+    if not (trusted(value) or (isinstance(owner, type) and trusted(owner))):
+        refuse(path, f"the compiled function {module_of(value)}.{value.__name__}")
+    return None
+
+
+def _function(value: types.FunctionType, path: str) -> Parts | None:
+    if trusted(value):
+        return None if named_in_its_module(value) else of_parts(_wrapper_parts, value)
+    return of_parts(_function_parts, value)
+
+
+def _wrapper_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closure = [(name, found) for name, cell in cells for found in _content(cell) if name != "__class__"]
+    given = [("__defaults__", function.__defaults__), ("__kwdefaults__", function.__kwdefaults__)]
+    own = [(name, value) for name, value in vars(function).items() if name != "__wrapped__" or not closure]
+    return [("__code__", function.__code__), *closure, *given, *own]
+
+
+def _content(cell: types.CellType) -> Iterator[Any]:
+    try:
+        yield cell.cell_contents
+    except ValueError:  # not assigned yet
+        return
+
+
+def _function_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
+    return [*_wrapper_parts(function), *globals_read(function)]
+
+
+def _cached(value: Any, path: str) -> Parts:
+    """A function that remembers its results, of which there may be fewer after a ``cache_clear``."""
+    return of_parts(lambda v: [("__wrapped__", v.__wrapped__), ("misses", v.cache_info().misses)], value)
+
+
+def _descriptor(value: Any, path: str) -> Parts:
+    def named(v: Any) -> list[tuple[str, Any]]:
+        names = ("fget", "__func__", "func", "args", "keywords")
+        return [(name, getattr(v, name)) for name in names if hasattr(v, name)]
+
+    return of_parts(named, value)
+
+
+def _module(value: types.ModuleType, path: str) -> Parts | None:
+    """A module that code takes up whole: what of it is read, only the names in the code can tell."""
+    return Parts(no_parts, no_parts, id(value), lambda v: list(vars(v).items()))
+
+
+def _weak(value: weakref.ref[Any], path: str) -> Parts:
+    return of_parts(lambda v: [("()", v())], value)
+
+
+def _array(value: np.ndarray[Any, Any], path: str) -> Parts | Value | None:
+    if type(value) not in (np.ndarray, np.memmap):
+        return _object(value, path)
+    if value.dtype.hasobject:
+        return of_parts(lambda v: [(f"[{i}]", item) for i, item in enumerate(v.ravel().tolist())], value)
+    return Value(lambda v: (v.shape, v.dtype, v.tobytes()), id(value))
+
+
+def _bytes(value: Any, path: str) -> Value:
+    return Value(lambda v: v.tobytes() if hasattr(v, "tobytes") else bytes(v), id(value))
+
+
+def _object(value: Any, path: str) -> Parts | Value | None:
+    """Any other object: by its attributes, or by what it pickles as if there is more to it."""
+    kind = type(value)
+    if callable(value) and hasattr(value, "__name__") and trusted(value):
+        return None  # a function of a library, compiled by one means or another
+    if isinstance(value, Iterator):
+        refuse(path, f"an iterator ({kind.__name__})")
+    if root(kind.__module__) != "pandas" and not _has_more(kind):
+        return instance(value)
+    plain = next((base for base in kind.__mro__ if base in PLAIN), None)
+    if plain is not None and own_classes(kind):
+        return of_parts(lambda v: [("value", plain(v)), *attributes(v)], value)
+    if own_classes(kind):
+        refuse(path, _unknown(value))
+    return _pickled(value, path)
+
+
+def _has_more(kind: type) -> bool:
+    """Whether objects hold more than a dictionary, slots and a list of weak references: what compiled code keeps."""
+    words = kind.__basicsize__ - object.__basicsize__ - tuple.__itemsize__ * (len(slots(kind)) + 2)
+    return bool(kind.__itemsize__) or words > 0 or not any(base.__flags__ & _HEAP for base in kind.__mro__[:-1])
+
+
+_HEAP = 1 << 9  # of a class that is not built into the interpreter
+
+
+def _unknown(value: Any) -> str:
+    return f"an object of an unknown kind ({type(value).__module__}.{type(value).__name__})"
+
+
+def _pickled(value: Any, path: str) -> Value:
+    try:
+        pickle.dumps(value, protocol=5)
+    except Exception:  # whatever an object raises that can't be pickled
+        refuse(path, _unknown(value))
+    return Value(functools.partial(pickle.dumps, protocol=5), type(value))
+
+
+def _tensor(value: Tensor, path: str) -> Value:
+    if not trusted(type(value)) or is_functorch_wrapped_tensor(value):
+        refuse(path, _unknown(value))
+    return Value(_contents, id(value))
+
+
+def _contents(value: Tensor) -> Any:
+    """A copy of what a tensor's memory holds, to compare bit by bit."""
+    if value.layout != torch.strided:
+        return _bits(value.detach().to_dense())
+    return value.data_ptr(), value.shape, value.stride(), _bits(value)
+
+
+def _bits(value: Tensor) -> bytes:
+    raw = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
+    return raw.cpu().numpy().tobytes()
+
+
+_KINDS: tuple[tuple[Any, Callable[[Any, str], Parts | Value | None]], ...] = (
+    (Tensor, _tensor),
+    (type, watched_class),
+    (nn.Module, lambda value, path: instance(value)),
+    (ClassOf, class_of_object),
+    (types.CodeType, _code),
+    (logging.Logger, _logger),
+    (Registered, lambda value, path: Value(lambda v: abc.get_cache_token(), type(value))),
+    ((types.GenericAlias, Trace, torch.jit.ScriptFunction, *DESCRIPTORS), _opaque),
+    (types.FunctionType, _function),
+    (types.MethodType, _bound),
+    (types.BuiltinFunctionType | types.MethodWrapperType, _builtin),
+    (types.ModuleType, _module),
+    (functools.partial, _partial),
+    (_LRU, _cached),
+    ((property, staticmethod, classmethod, functools.cached_property, functools.partialmethod), _descriptor),
+    ((dict, types.MappingProxyType), _mapping),
+    ((list, tuple, set, frozenset, collections.deque), _sequence),
+    (np.ndarray, _array),
+    ((array.array, bytearray, memoryview), _bytes),
+    (weakref.ref, _weak),
+)

@@ -1,0 +1,230 @@
+"""What MetaSVI's data arguments mean, and whether they can be used.
+
+A tuple is the model's positional arguments; a tensor, dictionary, dataclass or named tuple is the single one. Each
+tensor in them has a leading task dimension. A list is always tasks, each as the model takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa import nest
+from pyrometa.types import Data
+
+Argument = Any
+"""A tensor, a nest of tensors, a tuple of the model's arguments, or a list of tasks."""
+
+Ranks = tuple[dict[str, int], ...]
+"""For each positional argument, the rank of each tensor in it by its place, ``""`` for the argument itself."""
+
+
+_LIST = "a list is tasks: if it holds the model's arguments, as a DataLoader's batch does, use a tuple, tuple(batch)"
+
+
+class GivenTasks(Sequence[Data]):
+    """The tasks of an argument, each as the model takes it.
+
+    Attributes:
+        stacked: all of them with a leading task dimension, where they were given so.
+    """
+
+    def __init__(self, count: int, stacked: Data | None, rows: Sequence[Data] = ()) -> None:
+        self.stacked = stacked
+        self._count, self._rows = count, rows
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, task: Any) -> Any:
+        """One task, or some of them."""
+        if isinstance(task, slice):
+            return [self[i] for i in range(*task.indices(self._count))]
+        if not -self._count <= task < self._count:
+            raise IndexError(f"task {task} of {self._count}")
+        return self._rows[task] if self.stacked is None else self.stacked[task]
+
+
+def read_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> GivenTasks:
+    """The tasks of a ``support`` or ``query`` argument.
+
+    Args:
+        name: what the argument is called, for errors.
+        given: a tensor, nest or tuple with a leading task dimension, or a list of tasks.
+        kwargs: keyword arguments that all tasks share.
+
+    Raises:
+        TypeError: anything else than tensors, nests, tuples and lists.
+        ValueError: no tasks, no data, differing task counts, NaN or infinite values, a list of what can't be tasks of
+            one kind; the message says where.
+    """
+    if isinstance(given, list):
+        if not given:
+            raise ValueError(f"{name} is an empty list: give at least one task")
+        tasks = [one_task(f"{name}[{i}]", task, kwargs) for i, task in enumerate(given)]
+        _check_alike(name, tasks)
+        return GivenTasks(len(tasks), None, tasks)
+    args = _arguments(name, given)
+    count = _task_count(name, args)
+    for label, arg in _labelled(name, args):
+        _check_values(label, arg, per_task=True)
+        _check_rows(label, arg, arg.shape[1:])
+    return GivenTasks(count, Data(args, _shared(kwargs)))
+
+
+def side_by_side(support: GivenTasks, query: GivenTasks) -> Iterator[tuple[tuple[int, ...], Data, Data]]:
+    """Tasks of one shape together.
+
+    Yields:
+        Their positions, and their support and query sets with a leading task dimension.
+    """
+    if support.stacked is not None and query.stacked is not None:
+        yield tuple(range(len(support))), support.stacked, query.stacked
+        return
+    groups: dict[Any, list[int]] = {}
+    for i, (s, q) in enumerate(zip(support, query, strict=True)):
+        groups.setdefault((_shape(s), _shape(q)), []).append(i)
+    for positions in groups.values():
+        yield tuple(positions), _stacked([support[i] for i in positions]), _stacked([query[i] for i in positions])
+
+
+def _shape(task: Data) -> Any:
+    return nest.layout(task.args, lambda x: (x.shape, x.dtype, x.device))
+
+
+def _stacked(tasks: Sequence[Data]) -> Data:
+    return Data(nest.joined(torch.stack, [task.args for task in tasks]), tasks[0].kwargs)
+
+
+def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:
+    """One task as the model takes it: its single argument, or the tuple of its positional arguments.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: no data, NaN or infinite values.
+    """
+    args = _arguments(name, given)
+    for label, arg in _labelled(name, args):
+        _check_rows(label, arg, arg.shape)
+        _check_values(label, arg, per_task=False)
+    return Data(args, _shared(kwargs))
+
+
+def check_pairs(support: Sequence[Data], query: Sequence[Data]) -> None:
+    """Refuse support and query sets that do not belong together.
+
+    Raises:
+        ValueError: differing task counts, argument counts or ranks.
+    """
+    if len(support) != len(query):
+        raise ValueError(f"support has {len(support)} tasks and query has {len(query)}: give as many of both")
+    check_ranks("query", query[0], ranks(support[0]), "support")
+
+
+def check_ranks(name: str, task: Data, expected: Ranks, where: str) -> None:
+    """Refuse a task whose arguments have other ranks than expected.
+
+    Raises:
+        ValueError: naming the argument, both ranks and the cure.
+    """
+    got = ranks(task)
+    if len(got) != len(expected):
+        raise ValueError(f"{name} has {len(got)} arguments and {where} has {len(expected)}: give the same arguments")
+    for i, (found, wanted) in enumerate(zip(got, expected, strict=True)):
+        if found != wanted:
+            place = next(place for place in {**wanted, **found} if found.get(place) != wanted.get(place))
+            label = f"{name if len(got) == 1 else f'{name}[{i}]'}{place}"
+            raise ValueError(
+                f"{label} has {_rank(found.get(place))} a task where {where} has {_rank(wanted.get(place))}: one task "
+                "is what the model takes, and a meta-batch has one leading task dimension more"
+            )
+
+
+def ranks(task: Data) -> Ranks:
+    """Rank of each tensor of a task."""
+    return tuple({place: tensor.dim() for place, tensor in nest.labelled("", arg)} for arg in task.args)
+
+
+def _rank(rank: int | None) -> str:
+    return "no tensor" if rank is None else f"{rank} dimension{'' if rank == 1 else 's'}"
+
+
+def _arguments(name: str, given: Any) -> tuple[Any, ...]:
+    if hasattr(given, "support") and hasattr(given, "query"):
+        raise TypeError(f"{name} is a {type(given).__name__} of support and query: unpack it, meta.step(*task)")
+    several = isinstance(given, tuple) and not nest.is_named(given)
+    args = given if several else (given,)
+    if isinstance(given, list) or not (several or nest.is_nest(given)):
+        raise TypeError(
+            f"{name} must be a tensor, a dictionary or dataclass of tensors, a tuple of the model's arguments or a "
+            f"list of tasks, got {type(given).__name__}"
+        )
+    if not nest.tensors(args):
+        held = "it holds the model's positional arguments" if several else "it is the model's single argument"
+        raise ValueError(f"{name} is a {type(given).__name__} without a tensor: {held}")
+    return args
+
+
+def _shared(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    for label, value in nest.labelled("kwargs", kwargs or {}):
+        _check_values(label, value, per_task=False)
+    return kwargs or {}
+
+
+def _labelled(name: str, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
+    return list(nest.labelled(name, args[0] if len(args) == 1 else args))
+
+
+def _task_count(name: str, args: tuple[Any, ...]) -> int:
+    counts = {}
+    for label, arg in _labelled(name, args):
+        if arg.dim() == 0:
+            raise ValueError(f"{label} is a scalar: it needs a leading task dimension")
+        counts[label] = arg.shape[0]
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{label}: {count}" for label, count in counts.items())
+        raise ValueError(f"the arguments differ in their leading task dimension ({listed})")
+    count = next(iter(counts.values()))
+    if count == 0:
+        raise ValueError(f"{name} holds no tasks: its leading task dimension is 0")
+    return count
+
+
+def _check_rows(label: str, arg: Tensor, of_one: torch.Size) -> None:
+    """Refuse a tensor that has no rows; rows of no columns are data, as of a model without covariates."""
+    if of_one[:1] == (0,):
+        raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
+
+
+def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
+    if not (arg.is_floating_point() or arg.is_complex()) or bool(
+        torch.isfinite(arg.sum()) or torch.isfinite(arg).all()
+    ):
+        return
+    where = ""
+    if per_task:
+        bad = (~torch.isfinite(arg)).flatten(1).any(1) if arg.dim() > 1 else ~torch.isfinite(arg)
+        where = f" in task {int(bad.nonzero()[0])}"
+    raise ValueError(f"{label} holds NaN or infinite values{where}: clean them, or mask them in the model")
+
+
+def _check_alike(name: str, tasks: Sequence[Data]) -> None:
+    """Refuse a list of what can't be tasks of one kind, such as the ``[x, y]`` of a DataLoader."""
+    expected, kind = ranks(tasks[0]), _kind(tasks[0])
+    for i, task in enumerate(tasks[1:], start=1):
+        label, first = f"{name}[{i}]", f"{name}[0]"
+        try:
+            check_ranks(label, task, expected, first)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_LIST}") from None
+        if _kind(task) is not kind:
+            raise ValueError(f"{label} and {first} are not both of floating point: give all tasks one dtype; {_LIST}")
+
+
+def _kind(task: Data) -> bool | None:
+    """Of a task that is a single tensor, whether it is of floating point."""
+    (arg, *more) = task.args
+    return arg.is_floating_point() if isinstance(arg, Tensor) and not more else None

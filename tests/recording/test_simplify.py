@@ -1,0 +1,173 @@
+"""Simplified graphs make the same outputs, from fewer operations."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyrometa.recording.simplify import simplified
+
+aten = torch.ops.aten
+
+
+def recorded(function, *inputs):
+    graph = simplified(make_fx(function)(*inputs), inputs)
+    others = [torch.randn_like(x) for x in inputs]  # a constant that is none would show
+    for given_inputs in (inputs, others):
+        expected = function(*given_inputs)
+        found = graph(*given_inputs)
+        for f, e in zip(found, expected, strict=True):
+            torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-14)
+    return graph
+
+
+def calls(graph, name):
+    return sum(name in str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+
+
+def operations(graph):
+    return sum(node.op == "call_function" for node in graph.graph.nodes)
+
+
+X, Y = torch.randn(2, 3, 4, dtype=torch.float64)
+
+
+def test_what_is_known_is_not_computed_again():
+    graph = recorded(lambda x, y: [torch.exp(x * y) + torch.exp(x * y)], X, Y)
+    assert (calls(graph, "mul"), calls(graph, "exp")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x.neg().neg()],
+        lambda x: [x + torch.zeros(4, dtype=x.dtype)],
+        lambda x: [torch.zeros_like(x) + x],
+        lambda x: [x * torch.ones(3, 1, dtype=x.dtype)],
+        lambda x: [x / 1.0],
+        lambda x: [x - 0.0],
+        lambda x: [x.view(12).view(3, 4)],
+        lambda x: [x.t().transpose(0, 1).clone()],
+        lambda x: [torch.cat(x.split([1, 3], -1), -1)],
+        lambda x: [x.expand(3, 4).contiguous()],
+    ],
+)
+def test_nothing_is_left_of_what_changes_nothing(function):
+    assert operations(recorded(function, X)) <= 1  # a view may remain
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x + torch.zeros(2, 3, 4, dtype=x.dtype)],
+        lambda x: [x * torch.ones(2, 1, 1, dtype=x.dtype)],
+        lambda x: [x.float() + torch.zeros(4, dtype=torch.float64)],
+        lambda x: [x.view(4, 3)],
+        lambda x: [torch.cat(x.split([1, 3], -1)[::-1], -1)],
+        lambda x: [x.transpose(0, 1)],
+    ],
+)
+def test_what_changes_shape_or_order_stays(function):
+    recorded(function, X)
+
+
+def test_constants_are_made_once():
+    graph = recorded(lambda x: [x + (torch.arange(4.0, dtype=x.dtype) * 2).exp()], X)
+    assert operations(graph) == 1
+
+
+def test_negated_terms_are_subtracted():
+    graph = recorded(lambda x, y: [x + y.neg(), y.neg() + x, x - y.neg()], X, Y)
+    assert [calls(graph, name) for name in ("neg", "sub", "add")] == [0, 1, 1]
+
+
+def test_constants_full_of_a_number_are_numbers():
+    graph = recorded(lambda x: [torch.full((3, 4), 0.5, dtype=x.dtype) * x, x * torch.full((2, 1, 4), 3.0)], X)
+    (half, three) = (node for node in graph.graph.nodes if "mul" in str(node.target))
+    assert half.args[1] == 0.5
+    assert not isinstance(three.args[1], float)  # it has another shape
+
+
+def test_random_operations_stay_random():
+    def two_draws(x):
+        return [x + torch.rand(4, dtype=x.dtype), x + torch.rand(4, dtype=x.dtype)]
+
+    graph = simplified(make_fx(two_draws)(X), (X,))
+    first, second = graph(X)
+    assert not torch.equal(first, second)
+    assert not torch.equal(graph(X)[0], graph(X)[0])
+
+
+def test_writes_in_place_are_kept():
+    def write(x):
+        y = x.clone()
+        y[0] = 0.0
+        y.mul_(2.0)
+        return [y + x]
+
+    recorded(write, X)
+
+
+def sites(*flat):
+    """The same operations on each part of a few tensors, as the sites of a program make them."""
+    sizes = [4, 1, 6]
+    parts = [
+        [p.view(3, *shape) for p, shape in zip(x.split(sizes, -1), [(2, 2), (1,), (6,)], strict=True)] for x in flat
+    ]
+    done = [(loc + scale.exp() * noise).tanh() for loc, scale, noise in zip(*parts, strict=True)]
+    used = [value.flatten(1).sum(1) for value in done]
+    return [torch.cat([value.flatten(1) for value in done], -1) / 2, *used]
+
+
+def test_like_operations_on_parts_are_one_on_the_whole():
+    flat = [torch.randn(3, 11, dtype=torch.float64) for _ in range(3)]
+    graph = recorded(sites, *flat)
+    assert [calls(graph, name) for name in ("exp", "mul", "tanh", "add", "cat")] == [1, 1, 1, 1, 0]
+
+
+def test_one_part_alone_is_not_made_whole():
+    graph = recorded(lambda x: [x.split([10, 1], -1)[1].exp()], torch.randn(3, 11, dtype=torch.float64))
+    (exp,) = (node for node in graph.graph.nodes if "exp" in str(node.target))
+    assert exp.args[0].op == "call_function"
+
+
+OPERATIONS = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / (1 + b * b),
+    "neg": lambda a, b: -a,
+    "double": lambda a, b: a + a,
+    "sigmoid": lambda a, b: torch.sigmoid(a),
+    "softplus": lambda a, b: torch.nn.functional.softplus(a) + b,
+    "zero": lambda a, b: a + torch.zeros_like(b),
+    "one": lambda a, b: a * torch.ones_like(b),
+    "turn": lambda a, b: a.transpose(0, 1).reshape(4, 6) @ b.reshape(6, 4) @ a.reshape(4, 6),
+    "view": lambda a, b: a.reshape(2, 12).reshape(4, 6),
+    "parts": lambda a, b: torch.cat(
+        [p * q for p, q in zip(a.split([1, 2, 3], -1), b.split([1, 2, 3], -1), strict=True)], -1
+    ),
+}
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=10
+    )
+)
+def test_programs_and_their_second_derivatives(program):
+    def run(*inputs):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+        values = list(inputs)
+        for name, i, j in program:
+            values.append(OPERATIONS[name](values[i % len(values)], values[j % len(values)]).reshape(4, 6))
+        loss = values[-1].tanh().square().sum()
+        first = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+        first = [g if g is not None else torch.zeros_like(x) for g, x in zip(first, inputs, strict=True)]
+        second = torch.autograd.grad(sum((g * g).sum() for g in first) + loss, inputs, allow_unused=True)
+        return [loss.detach(), *(g for g in second if g is not None)]
+
+    torch.manual_seed(0)
+    recorded(run, *torch.randn(3, 4, 6, dtype=torch.float64))
