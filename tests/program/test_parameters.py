@@ -133,7 +133,7 @@ def test_shared_parameters_are_the_guides_and_adapt_in_both(module_local_params)
         "model.own.bias",
     ]
     guide = meta.adapt(case.support[0])
-    assert isinstance(guide.model, pm.functional.AdaptedModel)
+    assert isinstance(guide.model, pm.program.AdaptedModel)
     before = net(case.support[0])
     seen = pyro.poutine.trace(guide.model).get_trace(case.support[0]).nodes["z"]["fn"].base_dist.loc
     assert not torch.allclose(case.model.own(before), seen)
