@@ -74,6 +74,7 @@ bench: setup
 	$(RUN) python -m benchmarks.learned_optimiser --json bench/learned_optimiser.json
 	$(RUN) python -m benchmarks.algorithms --json bench/algorithms.json
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
+	$(RUN) python -m benchmarks.torch_pieces --json bench/torch_pieces.json
 
 clean:
 	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

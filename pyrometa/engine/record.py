@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
@@ -66,6 +67,19 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
         UnsupportedProgramError: a tensor that the program reads shares memory with a parameter.
     """
     started = time.perf_counter()
+    recorded, inputs, result = traced(problem, batch, work, plan)
+    count = len(recorded.graph.nodes)
+    graph = simplified(recorded, inputs)
+    del recorded
+    gc.collect()  # of all tensors of the run, which the graph's nodes hold in cycles
+    done = time.perf_counter()
+    run = _compiled(graph, inputs) if compiled else graph
+    seconds = (done - started, time.perf_counter() - done if compiled else None)
+    return Recording(run, result, (len(graph.graph.nodes), count), seconds)
+
+
+def traced(problem: Problem, batch: TaskBatch, work: Work, plan: Plan) -> tuple[GraphModule, list[Tensor], TreeSpec]:
+    """The tensor operations of a work as they come, what they were recorded on, and how their results hang together."""
     inputs = [value.clone() for value in _inputs(problem, batch)]  # which share no memory with the parameters
     spec: list[TreeSpec] = []
 
@@ -81,14 +95,7 @@ def record(problem: Problem, batch: TaskBatch, work: Work, plan: Plan, *, compil
 
     with torch.random.fork_rng(), torch.enable_grad():
         recorded = make_fx(operations)(*inputs)
-    count = len(recorded.graph.nodes)
-    graph = simplified(recorded, inputs)
-    del recorded
-    gc.collect()  # of all tensors of the run, which the graph's nodes hold in cycles
-    done = time.perf_counter()
-    run = _compiled(graph, inputs) if compiled else graph
-    seconds = (done - started, time.perf_counter() - done if compiled else None)
-    return Recording(run, spec[0], (len(graph.graph.nodes), count), seconds)
+    return recorded, inputs, spec[0]
 
 
 class _NoAliases(TorchDispatchMode):
