@@ -109,6 +109,14 @@ def test_writes_in_place_are_kept():
     recorded(write, X)
 
 
+def test_a_blank_that_is_filled_for_nobody_is_dropped():
+    def fill(x):
+        torch.empty_like(x).fill_(2.0)
+        return [x.neg().neg()]
+
+    assert operations(recorded(fill, X)) == 0
+
+
 def sites(*flat):
     """The same operations on each part of a few tensors, as the sites of a program make them."""
     sizes = [4, 1, 6]

@@ -33,11 +33,10 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         recorded: a graph of ATen operations, which is used up.
         inputs: what it was recorded on.
     """
-    _drop_fillings(recorded.graph)
-    if any(_writes(node) for node in recorded.graph.nodes):
-        return recorded
     graph = recorded.graph
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(_matters_by_itself)
+    if any(_writes(node) for node in graph.nodes):
+        return GraphModule(recorded, graph)
     for _ in range(_WALKS):
         before = len(graph.nodes)
         walk = _Numbering(recorded, graph, inputs)
@@ -50,11 +49,10 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     return GraphModule(recorded, graph)
 
 
-def _drop_fillings(graph: Graph) -> None:
-    """Take out the fillings of blank tensors that nothing reads."""
-    for node in list(graph.nodes):
-        if _writes(node) and not node.users and all(_is_unread_blank(arg) for arg in node.all_input_nodes):
-            graph.erase_node(node)
+def _matters_by_itself(node: Node) -> bool:
+    """Whether a node is needed even if nothing uses its result, as the filling of a blank that nothing reads is not."""
+    fills_for_nobody = _writes(node) and all(_is_unread_blank(arg) for arg in node.all_input_nodes)
+    return node.is_impure() and not fills_for_nobody
 
 
 def _is_unread_blank(node: Node) -> bool:
