@@ -32,10 +32,10 @@ from torch.utils._pytree import tree_unflatten
 import pyrometa as pm
 from benchmarks.measure import interleaved, one_core, table, write_json
 from benchmarks.workloads import Workload, local_params, workload
-from pyrometa.recording.simplify import simplified
 from pyrometa.engine.plan import make_plan
 from pyrometa.engine.problem import Problem, Work
 from pyrometa.engine.record import traced
+from pyrometa.recording.simplify import simplified
 from pyrometa.types import TaskBatch
 
 Inputs = Sequence[Tensor]
