@@ -10,34 +10,15 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from pyrometa.atomic.exclusive import exclusive
-from pyrometa.atomic.untouched import left_alone
+from pyrometa.beginning import Beginning
 from pyrometa.engine import Engine, Problem
-from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import SGD, InnerRule, Order, step_count, step_counts
-from pyrometa.noise.ahead import draw_noise
-from pyrometa.outer import MetaGradient, Optim, OuterOptimizer, Unrolled, check_finite, loss_and_grads
+from pyrometa.inner import SGD, InnerRule, step_count, step_counts
+from pyrometa.learner import Learner, check_grad_mode, check_meta_gradient
+from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
 from pyrometa.outer.optimizer import check_optim
-from pyrometa.program.adapted import AdaptedGuide
-from pyrometa.program.guards import second_order
-from pyrometa.program.guards.arguments import check_call, check_list
-from pyrometa.program.guards.backward import check_backward
-from pyrometa.program.guards.local_rows import check_rows
-from pyrometa.program.guards.reach import check_reach
-from pyrometa.program.pickled import own
-from pyrometa.program.program import Objective, Program, Reduction
-from pyrometa.program.selection import Selection, select
-from pyrometa.tasks.arguments import (
-    Argument,
-    GivenTasks,
-    Ranks,
-    check_pairs,
-    check_ranks,
-    one_task,
-    ranks,
-    read_tasks,
-    side_by_side,
-)
+from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection
+from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, one_task, read_pairs
 from pyrometa.types import Data, Params, TaskBatch
 
 
@@ -118,33 +99,26 @@ class MetaSVI:
     ) -> None:
         from pyrometa.interop.learn2learn import unwrapped
 
-        self._unwrapped = unwrapped(guide, inner, meta_gradient)
-        guide, inner, meta_gradient = self._unwrapped.guide, self._unwrapped.inner, self._unwrapped.meta_gradient
+        own = unwrapped(guide, inner, meta_gradient)
         check_optim(optim)
-        self.model, self.guide = model, guide
-        self.inner: InnerRule = SGD() if inner is None else inner
-        self.meta_gradient: MetaGradient = Unrolled() if meta_gradient is None else meta_gradient
+        self.model, self.guide = model, own.guide
+        self.inner: InnerRule = SGD() if own.inner is None else own.inner
+        self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
         self.steps = step_count("steps", steps)
-        self._optim, self._adapt = optim, adapt
-        self._program = Program(model, guide, loss, score, reduction)
-        self._leaves: Params = {}
-        self._adapted: tuple[str, ...] = ()
-        self._learned: Params = {}
-        self._optimizer: OuterOptimizer | None = None
-        self._ranks: Ranks = ()
+        given = Given(model, own.guide, loss, score, reduction)
+        self._state: Beginning | Learner = Beginning(given, own.check_used, adapt, optim)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The program first; what the optimiser was made from, which may be a lambda, only until it is made."""
-        made = {} if self._optimizer is None else {"_optim": None}
-        return {"_program": self._program, **vars(self), **made}
+        """The program first, whose autoguides are without their model as soon as they are pickled."""
+        return {"_state": self._state, **vars(self)}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        own([*self._learned.values(), *(self._optimizer.tensors() if self._optimizer else ())])
+    @property
+    def _program(self) -> Given | Program:
+        return self._state.program
 
     @exclusive
-    def init(self, support: Argument, *, kwargs: Mapping[str, Any] | None = None) -> None:
+    def init(self, support: Argument, *, kwargs: Kwargs = None) -> None:
         """Find the parameters on first data, and prove that fast weights reach the program.
 
         It runs guide and model once on the first task, as plain SVI's first step would, and draws nothing from
@@ -159,51 +133,11 @@ class MetaSVI:
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             ValueError: bad data, a guide that misses a site, an ``adapt`` that matches nothing.
         """
-        self._initialize(self._read("support", support, kwargs)[0])
-
-    def _initialize(self, data: Data) -> None:
-        """Start on first data; after that, only guard a mode of the program that was not seen yet."""
-        program = self._program
-        if self._optimizer is None:
-            with naming_lines(program):
-                self._start(data)
-        elif program.take_up_mode():
-            return
-        else:
-            with naming_lines(program), left_alone(program):
-                program.look_again(data)
-                self._guard(data, self._problem(self.steps).adapted)
-        program.set_guarded()
-
-    def _start(self, data: Data) -> None:
-        program = self._program
-        check_call(self.model, data)
-        program.initialize(data)
-        adapted = select(self._adapt, program.leaves)
-        if self.steps and not adapted:
-            raise ValueError(
-                f"adapt={self._adapt!r} leaves nothing to adapt: the program's parameters are "
-                f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
-            )
-        self._guard(data, adapted)
-        self._leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
-        self._adapted, self._ranks = adapted, ranks(data)
-        start = {name: self._leaves[name] for name in adapted}
-        learned = self.inner.learned(start, self.steps) if self.steps else {}
-        if self.steps:
-            self.meta_gradient.check(self.inner, learned, self.steps)
-        self._learned = {f"inner.{name}": _leaf(value) for name, value in learned.items()}
-        self._optimizer = OuterOptimizer(self._optim, self._leaves, self._learned, self.inner.outer_lr)
-
-    def _guard(self, data: Data, adapted: Sequence[str]) -> None:
-        check_backward(self._program, data, adapted)
-        check_reach(self._program, data, adapted)
-        self._unwrapped.check_used(self._program, data, adapted)
+        data = self._state.read("support", support, kwargs)[0]
+        self._state = self._state.started(data, self.inner, self.steps, self.meta_gradient)
 
     @exclusive
-    def step(
-        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
-    ) -> float:
+    def step(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> float:
         """One step of the outer loop on a meta-batch.
 
         Args:
@@ -219,12 +153,12 @@ class MetaSVI:
             ValueError, TypeError: bad data; nothing was done.
         """
         loss, grads = self._loss_and_grads(support, query, kwargs)
-        self._initialized().step(grads)
+        self._state.known().optimizer.step(grads)
         return loss.item()
 
     @exclusive
     def loss_and_grads(
-        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
+        self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None
     ) -> tuple[Tensor, Params]:
         """Mean query loss of a meta-batch and its meta-gradient; nothing is changed.
 
@@ -236,23 +170,15 @@ class MetaSVI:
         return self._loss_and_grads(support, query, kwargs)
 
     @torch.enable_grad()
-    def _loss_and_grads(
-        self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None
-    ) -> tuple[Tensor, Params]:
-        tasks = self._tasks(support, query, kwargs, self.steps)
-        problem = self._problem(self.steps)
-        if self.steps:
-            self.meta_gradient.check(self.inner, problem.learned, self.steps)
-        with naming_lines(self._program):
-            if self.steps and self.meta_gradient.order is Order.SECOND:
-                second_order.check(self._program, problem.adapted, tasks[0].support[0])
+    def _loss_and_grads(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Tensor, Params]:
+        problem, tasks = self._problem(support, query, kwargs, self.steps)
+        check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
+        with naming_lines(problem.program):
             losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads
 
-    def evaluate_loss(
-        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
-    ) -> float:
+    def evaluate_loss(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> float:
         """Mean query loss after adaptation, without learning; arguments and errors as for :meth:`step`."""
         return self.evaluate(support, query, (self.steps,), kwargs=kwargs).mean().item()
 
@@ -264,7 +190,7 @@ class MetaSVI:
         query: Argument | None = None,
         steps: Sequence[int] | None = None,
         *,
-        kwargs: Mapping[str, Any] | None = None,
+        kwargs: Kwargs = None,
     ) -> Tensor:
         """Query loss of each task after several numbers of inner steps, on one noise for all of them.
 
@@ -285,11 +211,11 @@ class MetaSVI:
             ValueError, TypeError: bad data; nothing was done.
         """
         at = range(self.steps + 1) if steps is None else step_counts(steps)
-        tasks = self._tasks(support, query, kwargs, max(at))
-        with naming_lines(self._program):
-            return self.engine.scores(self._problem(max(at)), tasks, at)
+        problem, tasks = self._problem(support, query, kwargs, max(at))
+        with naming_lines(problem.program):
+            return self.engine.scores(problem, tasks, at)
 
-    def adapt(self, support: Any, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None) -> AdaptedGuide:
+    def adapt(self, support: Any, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
         """Fit one task.
 
         Args:
@@ -302,29 +228,27 @@ class MetaSVI:
         """
         return self._adapt_tasks(GivenTasks(1, None, [one_task("support", support, kwargs)]), steps)[0]
 
-    def adapt_many(
-        self, supports: Argument, steps: int | None = None, *, kwargs: Mapping[str, Any] | None = None
-    ) -> list[AdaptedGuide]:
+    def adapt_many(self, supports: Argument, steps: int | None = None, *, kwargs: Kwargs = None) -> list[AdaptedGuide]:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
-        return self._adapt_tasks(self._read("supports", supports, kwargs), steps)
+        return self._adapt_tasks(self._state.read("supports", supports, kwargs), steps)
 
     @exclusive
     @torch.enable_grad()
     def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
-        self._check_support(supports[0])
-        tasks = self._with_noise(supports, supports, steps)
-        with naming_lines(self._program):
-            fast = self.engine.adapted(self._problem(steps), tasks)
-        return [AdaptedGuide(self._program, values, data) for values, data in zip(fast, supports, strict=True)]
+        learner = self._ready(supports[0])
+        problem, tasks = (
+            learner.problem(self.inner, steps),
+            learner.tasks(supports, supports, steps, self.meta_gradient),
+        )
+        with naming_lines(learner.program):
+            fast = self.engine.adapted(problem, tasks)
+        return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, supports, strict=True)]
 
     @exclusive
-    def plan(
-        self, support: Argument, query: Argument | None = None, *, kwargs: Mapping[str, Any] | None = None
-    ) -> dict[str, str]:
+    def plan(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> dict[str, str]:
         """How the engine holds each adapted parameter on data of this shape, and why: one line a parameter."""
-        tasks = self._tasks(support, query, kwargs, self.steps)
-        return self.engine.plan(self._problem(self.steps), tasks)
+        return self.engine.plan(*self._problem(support, query, kwargs, self.steps))
 
     @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -335,23 +259,18 @@ class MetaSVI:
         Raises:
             NotInitializedError: before first data; call :meth:`init`.
         """
-        self._initialized()
-        return ((name, leaf) for name, leaf in self._all_leaves().items() if leaf.requires_grad)
-
-    def _all_leaves(self) -> Params:
-        return {**self._leaves, **self._learned}
+        parameters = self._state.known().parameters()
+        return ((name, leaf) for name, leaf in parameters.items() if leaf.requires_grad)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimiser of the outer loop, to build a learning-rate scheduler on."""
-        return self._initialized().optimizer
+        return self._state.known().optimizer.optimizer
 
     @exclusive
     def state_dict(self) -> dict[str, Any]:
         """All that the outer loop has learned, and its optimiser's state, by parameter name."""
-        optimizer = self._initialized().state_dict()
-        parameters = {name: leaf.detach().clone() for name, leaf in self._all_leaves().items()}
-        return {"parameters": parameters, "optimizer": optimizer}
+        return self._state.known().state_dict()
 
     @exclusive
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -361,71 +280,20 @@ class MetaSVI:
             NotInitializedError: before first data; call :meth:`init`.
             ValueError: names or shapes differ; nothing was changed.
         """
-        self._initialized()
-        leaves = self._all_leaves()
-        missing = [part for part in ("parameters", "optimizer") if part not in state]
-        if missing:
-            raise ValueError(f"the state lacks {' and '.join(missing)}: give what meta.state_dict() returned")
-        given = state["parameters"]
-        if leaves.keys() != given.keys():
-            raise ValueError(f"the state is of other parameters: {', '.join(sorted(leaves.keys() ^ given.keys()))}")
-        for name, leaf in leaves.items():
-            if leaf.shape != given[name].shape:
-                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
-        with self._initialized().undone_on_error(), torch.no_grad():
-            self._initialized().load_state_dict(state["optimizer"])
-            for name, leaf in leaves.items():
-                leaf.copy_(given[name])
+        self._state.known().load_state_dict(state)
 
-    def _initialized(self) -> OuterOptimizer:
-        if self._optimizer is None:
-            raise NotInitializedError(
-                "the parameters are not known before first data: call meta.init(support) with a meta-batch first"
-            )
-        return self._optimizer
+    def _problem(
+        self, support: Argument, query: Argument | None, kwargs: Kwargs, steps: int
+    ) -> tuple[Problem, list[TaskBatch]]:
+        """What the arguments ask for: the adaptation, and the meta-batch with its noise."""
+        supports, queries = read_pairs(self._state.read, support, query, kwargs)
+        learner = self._ready(supports[0])
+        learner.check_rows(supports, queries)
+        return learner.problem(self.inner, steps), learner.tasks(supports, queries, steps, self.meta_gradient)
 
-    def _problem(self, steps: int) -> Problem:
-        leaves = {name: leaf for name, leaf in self._leaves.items() if leaf.requires_grad}
-        adapted = tuple(name for name in self._adapted if name in leaves)
-        learned = {name.removeprefix("inner."): value for name, value in self._learned.items()}
-        return Problem(self._program, self.inner, adapted, leaves, learned, steps)
-
-    def _tasks(
-        self, support: Argument, query: Argument | None, kwargs: Mapping[str, Any] | None, steps: int
-    ) -> list[TaskBatch]:
-        supports = self._read("support", support, kwargs)
-        queries = supports if query is None else self._read("query", query, kwargs)
-        check_pairs(supports, queries)
-        self._check_support(supports[0])
-        with naming_lines(self._program):
-            check_rows(self._program.local_sites, supports, queries)
-        return self._with_noise(supports, queries, steps)
-
-    def _read(self, name: str, given: Argument, kwargs: Mapping[str, Any] | None) -> GivenTasks:
-        if self._optimizer is None:
-            check_list(self.model, name, given)
-        return read_tasks(name, given, kwargs)
-
-    def _check_support(self, support: Data) -> None:
-        if torch.is_inference_mode_enabled():
-            raise ValueError("adaptation takes gradients, at meta-test as well: leave torch.inference_mode()")
-        self._initialize(support)
-        check_ranks("support", support, self._ranks, "the first meta-batch")
-
-    def _with_noise(self, supports: GivenTasks, queries: GivenTasks, steps: int) -> list[TaskBatch]:
-        """The tasks with the noise of all their evaluations, drawn here and now and nowhere else."""
-        tape = self._program.tape
-        groups = list(side_by_side(supports, queries))
-        positions = [index for index, _, _ in groups]
-        times = steps if self.meta_gradient.one_noise else 1
-        support_noise = draw_noise([tape(support[0]) for _, support, _ in groups], positions, steps // max(times, 1))
-        query_noise = draw_noise([tape(query[0], support[0]) for _, support, query in groups], positions, 1)
-        return [
-            TaskBatch(*group, ahead * times, last)
-            for group, ahead, (last,) in zip(groups, support_noise, query_noise, strict=True)
-        ]
-
-
-def _leaf(value: Tensor) -> Tensor:
-    """What a rule learns, in place where it is the user's own."""
-    return value if value.requires_grad else value.detach().requires_grad_()
+    def _ready(self, support: Data) -> Learner:
+        """What adapts to such data."""
+        check_grad_mode()
+        self._state = learner = self._state.started(support, self.inner, self.steps, self.meta_gradient)
+        learner.check_ranks(support)
+        return learner

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro.infer.elbo import ELBO
 
-from pyrometa.program.program import Objective
+from pyrometa.program.objectives import Objective
 
 Program = Callable[..., Any]
 Loss = ELBO | Objective | None

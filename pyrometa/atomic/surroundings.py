@@ -25,7 +25,7 @@ from pyrometa.types import TwoSides
 class Surroundings:
     """Pyro's handlers, param store and validation, torch's modes, and what the program's modules hold as parameters.
 
-    Before a program has seen data also what first data change: attributes of the owner, the program and its modules.
+    Before a program has seen data also what first data change: attributes of the owner and of the program's modules.
 
     Args:
         owner: whose operation it is.
@@ -46,7 +46,7 @@ class Surroundings:
         self._flat = [(module, module._flat_weights, module._flat_weight_refs) for module in recurrent]
         first = not program.leaves
         self._attributes = Attributes(program.modules()) if first else None
-        self._objects = [(vars(thing), vars(thing).copy()) for thing in (owner, program)] if first else []
+        self._owner, self._known = vars(owner), vars(owner).copy() if first else {}
 
     def restore(self, error: BaseException) -> None:
         """Put it all back after an error that ended the operation."""
@@ -56,8 +56,7 @@ class Surroundings:
         self._restore_torch()
         if self._attributes is not None:
             self._attributes.restore()
-        for thing, attributes in self._objects:
-            thing.update(attributes)
+        self._owner.update(self._known)
         self._restore_modules()
         if interrupted:
             self._program.mend_kept()

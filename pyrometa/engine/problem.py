@@ -25,7 +25,7 @@ class Problem:
         rule: the inner rule.
         adapted: names of the leaves that adapt.
         leaves: the program's trainable leaves by name, where adaptation starts.
-        learned: the rule's learned parameters.
+        learned: the rule's learned parameters, by its own names.
         steps: inner steps K.
     """
 
@@ -43,8 +43,12 @@ class Problem:
     @property
     def outer(self) -> Params:
         """All that the outer loop learns, by public name."""
-        learned = {f"inner.{name}": value for name, value in self.learned.items()}
-        return {name: leaf for name, leaf in {**self.leaves, **learned}.items() if leaf.requires_grad}
+        return {name: leaf for name, leaf in {**self.leaves, **public(self.learned)}.items() if leaf.requires_grad}
+
+
+def public(learned: Params) -> Params:
+    """What a rule learns by public name, which sets it apart from the program's parameters."""
+    return {f"inner.{name}": value for name, value in learned.items()}
 
 
 class Run(Path[Any], Protocol):

@@ -1,8 +1,20 @@
 """What binds Pyro: (model, guide, ELBO) as a pure loss of (parameters, data, noise)."""
 
 from pyrometa.program.adapted import AdaptedGuide, AdaptedModel
+from pyrometa.program.given import Given, Reduction
 from pyrometa.program.leaves import Leaf
+from pyrometa.program.objectives import Objective
 from pyrometa.program.program import Program
 from pyrometa.program.selection import Selection, select
 
-__all__ = ["AdaptedGuide", "AdaptedModel", "Leaf", "Program", "Selection", "select"]
+__all__ = [
+    "AdaptedGuide",
+    "AdaptedModel",
+    "Given",
+    "Leaf",
+    "Objective",
+    "Program",
+    "Reduction",
+    "Selection",
+    "select",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch.distributions import Independent
 
 from pyrometa.program.autograd_graph import graph_nodes, leaf_ids, node_leaf_ids
+from pyrometa.program.leaves import Leaf
 from pyrometa.program.traces import draws
 
 _ONCE_DIFFERENTIABLE = ("StandardGammaBackward", "_DirichletBackward", "DirichletGradBackward")
@@ -21,6 +22,8 @@ class GuideDraws:
 
     Straight-through draws are passed, and biased by design: their gradient is not a derivative.
 
+    A leaf is named; ``""`` is for all tensors that require a gradient and are no leaf of the program.
+
     Attributes:
         score_function: draws without a gradient.
         once_differentiable: draws whose gradient has none.
@@ -28,8 +31,8 @@ class GuideDraws:
         summed_out: those of the first that the ELBO enumerates, with all that they may be.
     """
 
-    score_function: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    once_differentiable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    score_function: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    once_differentiable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     straight_through: frozenset[str] = frozenset()
     summed_out: frozenset[str] = frozenset()
 
@@ -39,18 +42,23 @@ class GuideDraws:
         return any(leaves for name, leaves in self.score_function.items() if name not in self.summed_out)
 
     @classmethod
-    def of(cls, trace: Trace) -> GuideDraws:
-        """Read them off a trace of the guide."""
+    def of(cls, trace: Trace, leaves: Mapping[str, Leaf]) -> GuideDraws:
+        """Read them off a trace of the guide, of a program with these leaves."""
+        names = {id(leaf.tensor): name for name, leaf in leaves.items()}
         score_function, once = {}, {}
         straight = frozenset(name for name, site in draws(trace).items() if _is_straight_through(site["fn"]))
         for name, site in draws(trace).items():
             if not site["fn"].has_rsample:
-                score_function[name] = frozenset(leaf_ids([site["fn"].log_prob(site["value"].detach())]))
+                score_function[name] = _named(leaf_ids([site["fn"].log_prob(site["value"].detach())]), names)
             nodes = [n for n in graph_nodes([site["value"].grad_fn]) if n.name().startswith(_ONCE_DIFFERENTIABLE)]
             if nodes:
-                once[name] = frozenset(node_leaf_ids(nodes))
+                once[name] = _named(node_leaf_ids(nodes), names)
         summed_out = frozenset(name for name in score_function if _is_summed_out(trace.nodes[name]["infer"] or {}))
         return cls(score_function, once, straight, summed_out)
+
+
+def _named(ids: Iterable[int], names: Mapping[int, str]) -> frozenset[str]:
+    return frozenset(names.get(key, "") for key in ids)
 
 
 def _is_straight_through(fn: Any) -> bool:

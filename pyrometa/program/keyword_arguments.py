@@ -19,11 +19,12 @@ def for_program(
 
     Args:
         data: with all keyword arguments.
-        objectives: the loss and the score.
+        objectives: the loss and the score; None for the default.
         model: the model.
         objective: the one of them that is to hand the data on, and keeps what is its own.
     """
-    own = {name for one in objectives if not isinstance(one, ELBO) for name in _named(one)}.intersection(data.kwargs)
+    functions = [one for one in objectives if not isinstance(one, ELBO | None)]
+    own = {name for one in functions for name in _named(one)}.intersection(data.kwargs)
     if not own:
         return data
     dropped = own - _named(getattr(model, "forward", model)) - (_named(objective) if objective else set())

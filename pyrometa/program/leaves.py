@@ -43,6 +43,11 @@ class Leaf:
         """Whether the outer loop learns it: ``requires_grad=False`` freezes."""
         return self.tensor.requires_grad
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle: that a leaf has no constraint is known by identity."""
+        unconstrained = isinstance(state["constraint"], type(constraints.real))
+        vars(self).update(state, **({"constraint": constraints.real} if unconstrained else {}))
+
 
 def find_leaves(guide: SideRun, model: SideRun) -> dict[str, Leaf]:
     """All leaves of a program by public name, the guide's first.

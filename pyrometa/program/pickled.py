@@ -4,59 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import pyro
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform, constraints
+from torch.distributions import Distribution, Transform
 
-from pyrometa.program.guide_draws import GuideDraws
 from pyrometa.program.leaves import Leaf
-
-if TYPE_CHECKING:
-    from pyrometa.program.program import Program
-
-_MADE_ANEW = ("_loss", "_score", "_tapes", "_row_plates")
-
-
-def state_of(program: Program) -> dict[str, Any]:
-    """The attributes of a program, and what the param store holds of it.
-
-    Raises:
-        PicklingError: a function of the program has a module with parameters from elsewhere.
-    """
-    autoguides = _Autoguides(module for module in program.modules() if isinstance(module, AutoGuide))
-    _check_modules(program, autoguides)
-    names = {id(leaf.tensor): name for name, leaf in program.leaves.items()}
-    without_weak_references(leaf.tensor for leaf in program.leaves.values())
-    kept = {name: value for name, value in vars(program).items() if name not in _MADE_ANEW}
-    return {
-        **kept,
-        "guide_draws": _renamed(program.guide_draws, names),
-        "_guarded": {mode: _renamed(draws, names) for mode, draws in program._guarded.items()},
-        "stored": _stored(program.leaves.values()),
-        "autoguides": autoguides,
-    }
-
-
-def restore(program: Program, state: Mapping[str, Any]) -> None:
-    """Make a program of a state, and put its parameters into the param store where it has none of their names."""
-    kept = {name: value for name, value in state.items() if name not in ("stored", "autoguides")}
-    vars(program).update(kept, _tapes={}, _row_plates={})
-    program.leaves = {name: _as_found(leaf) for name, leaf in program.leaves.items()}
-    ids = {name: id(leaf.tensor) for name, leaf in program.leaves.items()}
-    program.guide_draws = _renamed(program.guide_draws, ids)
-    program._guarded = {mode: _renamed(draws, ids) for mode, draws in program._guarded.items()}
-    program.use(program.elbo)
-    own(leaf.tensor for leaf in program.leaves.values())
-    store = pyro.get_param_store()
-    for site, name in state["stored"].items():
-        if site not in store:
-            leaf = program.leaves[name]
-            store.set_state({"params": {site: leaf.tensor}, "constraints": {site: leaf.constraint}})
 
 
 def without_weak_references(tensors: Iterable[Tensor]) -> None:
@@ -72,33 +27,14 @@ def own(tensors: Iterable[Tensor]) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _stored(leaves: Iterable[Leaf]) -> dict[str, str]:
-    """Names of the leaves that the param store holds, by its own names for them."""
-    held = pyro.get_param_store()._params
-    return {site: leaf.name for leaf in leaves for site in leaf.sites if held.get(site) is leaf.tensor}
-
-
-def _renamed(draws: GuideDraws, names: Mapping[Any, Any]) -> GuideDraws:
-    def each(sites: Mapping[str, frozenset[Any]]) -> dict[str, frozenset[Any]]:
-        return {site: frozenset(names[leaf] for leaf in leaves if leaf in names) for site, leaves in sites.items()}
-
-    once = each(draws.once_differentiable)
-    return replace(draws, score_function=each(draws.score_function), once_differentiable=once)
-
-
-def _as_found(leaf: Leaf) -> Leaf:
-    """A leaf whose lack of a constraint is known by identity."""
-    unconstrained = isinstance(leaf.constraint, type(constraints.real))
-    return replace(leaf, constraint=constraints.real) if unconstrained else leaf
-
-
-class _Autoguides:
-    """The models of autoguides, which lose them, the original too, when they are pickled.
+class Autoguides:
+    """The models of the autoguides among some modules: pickling an autoguide takes it away, from the original too.
 
     In a pickle it must come after the guides.
     """
 
-    def __init__(self, guides: Iterable[AutoGuide]) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        guides = [module for module in modules if isinstance(module, AutoGuide)]
         self._held = [(guide, guide._model, guide.master) for guide in guides]
         for guide, _, _ in self._held:
             if guide.prototype_trace is not None:
@@ -147,15 +83,30 @@ class _Reached(pickle.Pickler):
         return "tensor" if isinstance(value, Tensor) else None
 
 
-def _check_modules(program: Program, autoguides: _Autoguides) -> None:
-    """Refuse modules that pickle leaves to the other process, as it does with a function and all that it names."""
-    known = {id(module) for module in program.modules(registered=False)}
-    slots = [(leaf.name, module) for leaf in program.leaves.values() for module, _ in leaf.slots]
+def check_modules(
+    programs: tuple[Callable[..., Any], Callable[..., Any]],
+    modules: Iterable[nn.Module],
+    leaves: Iterable[Leaf],
+    autoguides: Autoguides,
+) -> None:
+    """Refuse modules that pickle leaves to the other process, as it does with a function and all that it names.
+
+    Args:
+        programs: model and guide.
+        modules: those that they are or have, which go with them.
+        leaves: the program's parameters.
+        autoguides: those among the modules.
+
+    Raises:
+        PicklingError: naming the parameters that would be lost.
+    """
+    known = {id(module) for module in modules}
+    slots = [(leaf.name, module) for leaf in leaves for module, _ in leaf.slots]
     if all(id(module) in known for _, module in slots):
         return
     reached = _Reached()
     try:
-        reached.dump((program.model, program.guide))
+        reached.dump(programs)
     finally:
         autoguides.put_back()
     lost = [name for name, module in slots if id(module) not in reached.modules]

@@ -6,7 +6,7 @@ tensor in them has a leading task dimension. A list is always tasks, each as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from pyrometa.types import Data
 
 Argument = Any
 """A tensor, a nest of tensors, a tuple of the model's arguments, or a list of tasks."""
+
+Kwargs = Mapping[str, Any] | None
+"""Keyword arguments of the model and the guide, shared by all tasks and not batched."""
 
 Ranks = tuple[dict[str, int], ...]
 """For each positional argument, the rank of each tensor in it by its place, ``""`` for the argument itself."""
@@ -48,7 +51,7 @@ class GivenTasks(Sequence[Data]):
         return self._rows[task] if self.stacked is None else self.stacked[task]
 
 
-def read_tasks(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> GivenTasks:
+def read_tasks(name: str, given: Any, kwargs: Kwargs = None) -> GivenTasks:
     """The tasks of a ``support`` or ``query`` argument.
 
     Args:
@@ -99,7 +102,7 @@ def _stacked(tasks: Sequence[Data]) -> Data:
     return Data(nest.joined(torch.stack, [task.args for task in tasks]), tasks[0].kwargs)
 
 
-def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> Data:
+def one_task(name: str, given: Any, kwargs: Kwargs = None) -> Data:
     """One task as the model takes it: its single argument, or the tuple of its positional arguments.
 
     Raises:
@@ -111,6 +114,21 @@ def one_task(name: str, given: Any, kwargs: Mapping[str, Any] | None = None) -> 
         _check_rows(label, arg, arg.shape)
         _check_values(label, arg, per_task=False)
     return Data(args, _shared(kwargs))
+
+
+def read_pairs(
+    read: Callable[[str, Any, Kwargs], GivenTasks], support: Any, query: Any, kwargs: Kwargs
+) -> tuple[GivenTasks, GivenTasks]:
+    """The support and query sets of a meta-batch; without a ``query`` the support sets are both.
+
+    Raises:
+        TypeError: as of ``read``.
+        ValueError: as of ``read`` and of :func:`check_pairs`.
+    """
+    supports = read("support", support, kwargs)
+    queries = supports if query is None else read("query", query, kwargs)
+    check_pairs(supports, queries)
+    return supports, queries
 
 
 def check_pairs(support: Sequence[Data], query: Sequence[Data]) -> None:
@@ -168,7 +186,7 @@ def _arguments(name: str, given: Any) -> tuple[Any, ...]:
     return args
 
 
-def _shared(kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _shared(kwargs: Kwargs) -> Mapping[str, Any]:
     for label, value in nest.labelled("kwargs", kwargs or {}):
         _check_values(label, value, per_task=False)
     return kwargs or {}

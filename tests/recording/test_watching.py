@@ -35,10 +35,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
 import pyrometa as pm
-from pyrometa.program.program import Program
+from pyrometa.program import Given, Program
+from pyrometa.program.discovery import Discovery, Look
+from pyrometa.program.guards.guarded import Guarded
 
 FACTOR = {"beta": 1.0}
 
@@ -389,7 +392,8 @@ PURE = [
 
 
 def program(read):
-    return Program(lambda x: read(), lambda x: None)
+    given = Given(lambda x: read(), lambda x: None, TraceMeanField_ELBO())
+    return Program(given, Discovery(given.loss, given.loss), Guarded(Look()))
 
 
 @pytest.mark.parametrize("make", WATCHED.values(), ids=WATCHED)

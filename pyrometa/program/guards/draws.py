@@ -16,16 +16,16 @@ def check_draws(program: Program, adapted: Iterable[str]) -> None:
     Raises:
         UnsupportedProgramError: naming the site and the cure.
     """
-    ids = {id(program.leaves[name].tensor) for name in adapted}
+    names = set(adapted)
     for site, leaves in program.guide_draws.score_function.items():
-        if leaves & ids and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
+        if leaves & names and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
             raise UnsupportedProgramError(
                 f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
                 "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
                 "meta_gradient=Unrolled(first_order=True)"
             )
     for site, leaves in program.guide_draws.once_differentiable.items():
-        if leaves & ids:
+        if leaves & names:
             raise UnsupportedProgramError(
                 f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
                 "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "

@@ -84,12 +84,12 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
         UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
     """
     check_draws(program, adapted)
-    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable), program.mode
-    if key in program.proved:
+    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable), program.guarded.mode
+    if key in program.guarded.proved:
         return
     if adapted and not program.guide_draws.straight_through:
         _prove(program, adapted, data)
-    program.proved.add(key)
+    program.guarded.proved.add(key)
 
 
 def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:

@@ -273,7 +273,7 @@ def test_the_proof_leaves_no_trace():
     before = torch.get_rng_state()
     keeper = next(leaf for leaf in meta._program.modules() if isinstance(leaf, Apply))
     kept = keeper.last
-    pm.program.guards.second_order.check(meta._program, meta._adapted, pm.types.Data((case.support[0],)))
+    pm.program.guards.second_order.check(meta._program, meta._state.adapted, pm.types.Data((case.support[0],)))
     assert keeper.last is kept
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -1,0 +1,107 @@
+"""What a MetaSVI is before first data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from torch import Tensor
+
+from pyrometa.engine.problem import public
+from pyrometa.errors import NotInitializedError
+from pyrometa.explain.reasons import naming_lines
+from pyrometa.inner import InnerRule
+from pyrometa.learner import Guard, Learner, guard_program
+from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
+from pyrometa.program.given import Given
+from pyrometa.program.guards.arguments import check_call, check_list
+from pyrometa.program.look import discover
+from pyrometa.program.program import Program
+from pyrometa.program.selection import Selection, select
+from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
+from pyrometa.types import Data, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What the user gave, from which first data make a :class:`Learner`.
+
+    Attributes:
+        program: model, guide and loss.
+        guard: what the program has to pass, besides what every program has to.
+        adapt: what adapts.
+        optim: what the optimiser is made from.
+    """
+
+    program: Given
+    guard: Guard
+    adapt: Selection
+    optim: Optim
+
+    def known(self) -> NoReturn:
+        """Refuse to tell what is known from first data on.
+
+        Raises:
+            NotInitializedError: with the cure.
+        """
+        raise NotInitializedError(
+            "the parameters are not known before first data: call meta.init(support) with a meta-batch first"
+        )
+
+    def read(self, name: str, given: Argument, kwargs: Kwargs) -> GivenTasks:
+        """The tasks of an argument that is first data.
+
+        Raises:
+            TypeError: a list that may as well be the model's arguments.
+            TypeError, ValueError: as of :func:`pyrometa.tasks.arguments.read_tasks`.
+        """
+        check_list(self.program.model, name, given)
+        return read_tasks(name, given, kwargs)
+
+    def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
+        """Find the parameters on first data, and prove that fast weights reach the program.
+
+        Args:
+            data: the first task.
+            rule: the inner rule.
+            steps: number of inner steps K.
+            meta_gradient: how the outer loop learns.
+
+        Raises:
+            ReachError: the program reads an adapted parameter from where fast weights do not reach.
+            UnsupportedProgramError: a part of the program that can't be differentiated rightly.
+            TypeError, ValueError: bad data, a guide that misses a site, nothing that adapts or learns.
+        """
+        with naming_lines(self.program):
+            check_call(self.program.model, data)
+            program = discover(self.program, data)
+        with naming_lines(program):
+            adapted = self._adapted(program, steps)
+            guard_program(program, data, adapted, self.guard)
+            leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
+            learned = _learned(rule, {name: leaves[name] for name in adapted}, steps, meta_gradient)
+            optimizer = OuterOptimizer(self.optim, leaves, public(learned), rule.outer_lr)
+        program.guarded.let_pass(program.modes())
+        return Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data))
+
+    def _adapted(self, program: Program, steps: int) -> tuple[str, ...]:
+        adapted = select(self.adapt, program.leaves)
+        if steps and not adapted:
+            raise ValueError(
+                f"adapt={self.adapt!r} leaves nothing to adapt: the program's parameters are "
+                f"{', '.join(program.leaves) or '(none)'}; choose some of them, or steps=0"
+            )
+        return adapted
+
+
+def _learned(rule: InnerRule, start: Params, steps: int, meta_gradient: MetaGradient) -> Params:
+    """What a rule learns, in place where it is the user's own."""
+    if not steps:
+        return {}
+    learned = rule.learned(start, steps)
+    meta_gradient.check(rule, learned, steps)
+    return {name: _leaf(value) for name, value in learned.items()}
+
+
+def _leaf(value: Tensor) -> Tensor:
+    return value if value.requires_grad else value.detach().requires_grad_()

@@ -1,0 +1,175 @@
+"""What a MetaSVI is from first data on: the program, what adapts, what is learned, and by which optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from pyrometa.atomic.untouched import left_alone
+from pyrometa.engine import Problem
+from pyrometa.engine.problem import public
+from pyrometa.explain.reasons import naming_lines
+from pyrometa.inner import InnerRule, Order
+from pyrometa.noise.ahead import with_noise
+from pyrometa.outer import MetaGradient, OuterOptimizer
+from pyrometa.program.guards import second_order
+from pyrometa.program.guards.backward import check_backward
+from pyrometa.program.guards.local_rows import check_rows
+from pyrometa.program.guards.reach import check_reach
+from pyrometa.program.look import look_again
+from pyrometa.program.pickled import own
+from pyrometa.program.program import Program
+from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, Ranks, check_ranks, read_tasks, side_by_side
+from pyrometa.types import Data, Params, TaskBatch
+
+Guard: TypeAlias = Callable[[Program, Data, Sequence[str]], None]
+"""Refuses a program on some data, by the names of what adapts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """All that first data decide.
+
+    Attributes:
+        program: the pure loss.
+        guard: what it has to pass in each mode, besides what every program has to.
+        leaves: its parameters that learn, by name: the user's own tensors.
+        adapted: names of those that adapt.
+        learned: what the inner rule learns, by the rule's own names.
+        optimizer: updates both.
+        ranks: of the tensors that a task holds.
+    """
+
+    program: Program
+    guard: Guard
+    leaves: Params
+    adapted: tuple[str, ...]
+    learned: Params
+    optimizer: OuterOptimizer
+    ranks: Ranks
+
+    def known(self) -> Learner:
+        """Itself."""
+        return self
+
+    def read(self, name: str, given: Argument, kwargs: Kwargs) -> GivenTasks:
+        """The tasks of an argument; errors as of :func:`pyrometa.tasks.arguments.read_tasks`."""
+        return read_tasks(name, given, kwargs)
+
+    def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
+        """Itself, with the mode guarded that its program is in, if that was not seen yet.
+
+        Raises:
+            ReachError, UnsupportedProgramError, ValueError: what first data may raise too.
+        """
+        program = self.program
+        if not program.guarded.enter(program.modes()):
+            with naming_lines(program), left_alone(program):
+                look_again(program, data)
+                guard_program(program, data, self.problem(rule, steps).adapted, self.guard)
+            program.guarded.let_pass(program.modes())
+        return self
+
+    def check_ranks(self, support: Data) -> None:
+        """Refuse a task whose arguments have other ranks than first data's.
+
+        Raises:
+            ValueError: naming the argument, both ranks and the cure.
+        """
+        check_ranks("support", support, self.ranks, "the first meta-batch")
+
+    def problem(self, rule: InnerRule, steps: int) -> Problem:
+        """Adaptation as it is now: a leaf that was frozen since first data takes no part."""
+        leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
+        adapted = tuple(name for name in self.adapted if name in leaves)
+        return Problem(self.program, rule, adapted, leaves, self.learned, steps)
+
+    def check_rows(self, supports: GivenTasks, queries: GivenTasks) -> None:
+        """Refuse to score variational parameters of the support set's rows on other rows.
+
+        Raises:
+            UnsupportedProgramError: naming the sites and the cure.
+        """
+        with naming_lines(self.program):
+            check_rows(self.program.found.local_sites, supports, queries)
+
+    def tasks(
+        self, supports: GivenTasks, queries: GivenTasks, steps: int, meta_gradient: MetaGradient
+    ) -> list[TaskBatch]:
+        """The tasks of one shape side by side, with the noise of all their evaluations."""
+        groups = side_by_side(supports, queries)
+        return with_noise(groups, self.program.tape, steps, one_noise=meta_gradient.one_noise)
+
+    def parameters(self) -> Params:
+        """All that the outer loop learns by public name, what was frozen since first data too."""
+        return {**self.leaves, **public(self.learned)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the outer loop has learned, and its optimiser's state, by parameter name."""
+        optimizer = self.optimizer.state_dict()
+        parameters = {name: leaf.detach().clone() for name, leaf in self.parameters().items()}
+        return {"parameters": parameters, "optimizer": optimizer}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from :meth:`state_dict`; the leaves keep their identity.
+
+        Raises:
+            ValueError: names or shapes differ; nothing was changed.
+        """
+        leaves = self.parameters()
+        missing = [part for part in ("parameters", "optimizer") if part not in state]
+        if missing:
+            raise ValueError(f"the state lacks {' and '.join(missing)}: give what meta.state_dict() returned")
+        given = state["parameters"]
+        if leaves.keys() != given.keys():
+            raise ValueError(f"the state is of other parameters: {', '.join(sorted(leaves.keys() ^ given.keys()))}")
+        for name, leaf in leaves.items():
+            if leaf.shape != given[name].shape:
+                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
+        with self.optimizer.undone_on_error(), torch.no_grad():
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, leaf in leaves.items():
+                leaf.copy_(given[name])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        own([*self.learned.values(), *self.optimizer.tensors()])
+
+
+def check_grad_mode() -> None:
+    """Refuse to adapt where torch takes no gradients.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError("adaptation takes gradients, at meta-test as well: leave torch.inference_mode()")
+
+
+def guard_program(program: Program, data: Data, adapted: Sequence[str], guard: Guard) -> None:
+    """Refuse a program in its present mode that fast weights do not reach, or not in the backward pass.
+
+    Raises:
+        ReachError, UnsupportedProgramError, ValueError: naming the parameters and the cure.
+    """
+    check_backward(program, data, adapted)
+    check_reach(program, data, adapted)
+    guard(program, data, adapted)
+
+
+def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Data) -> None:
+    """Refuse to differentiate through what has no right derivative of the order asked for.
+
+    Raises:
+        UnsupportedProgramError: of the program on these data.
+        ValueError: of the rule.
+    """
+    if not problem.steps:
+        return
+    meta_gradient.check(problem.rule, problem.learned, problem.steps)
+    if meta_gradient.order is Order.SECOND:
+        with naming_lines(problem.program):
+            second_order.check(problem.program, problem.adapted, data)

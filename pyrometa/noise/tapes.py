@@ -1,0 +1,44 @@
+"""The tapes of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyrometa.noise.draws import Kinds, Tape
+from pyrometa.noise.replay import RecordNoise
+
+_SEED = 0
+"""Of the run that shows a program's draws: how often a rejection sampler draws does not depend on when it is run."""
+
+
+class Tapes:
+    """The tapes of a program, each recorded once, and what kinds of draws they are.
+
+    A pickle holds the kinds alone: tapes are recorded anew.
+    """
+
+    def __init__(self) -> None:
+        self.kinds = Kinds()
+        self._recorded: dict[Any, Tape] = {}
+
+    def recorded(self, key: Any, run: Callable[[RecordNoise], object]) -> Tape:
+        """The draws of a run.
+
+        Args:
+            key: all that they depend on.
+            run: what draws, under a mode that it is given; it is called on first sight of the key.
+        """
+        if key not in self._recorded:
+            recorder = RecordNoise()
+            with torch.random.fork_rng(), torch.enable_grad():
+                torch.manual_seed(_SEED)
+                run(recorder)
+            self._recorded[key] = recorder.tape
+            self.kinds.add(recorder.tape)
+        return self._recorded[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"kinds": self.kinds, "_recorded": {}}
