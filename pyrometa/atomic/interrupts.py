@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class _Older:
-    """Which exception was being handled when the present operation began; kept by identity, so as not to hold it."""
+    """The id of the exception that was being handled when the present operation began, which is not of its making."""
 
     error: int = id(None)
 
@@ -36,7 +36,7 @@ def behind(error: BaseException) -> BaseException:
 
 
 def close_generators(error: BaseException) -> None:
-    """Close those that an interrupt left in the midst of a context, which would else wait for its traceback."""
+    """Close the generators that an interrupt left within a context; they would stay open as long as its traceback."""
     for cause in _chain(error):
         for frame, _ in traceback.walk_tb(cause.__traceback__):
             _clear(frame)

@@ -38,7 +38,7 @@ _RECORDING = {
 
 
 _ASKS = re.compile(r"[\s,.;]*(?:If error is occurring|[Pp]lease (?:file|open|shout))")
-"""Where torch asks for a report of what is no fault of its own."""
+"""Where a message of torch's goes on to ask for a bug report, which is beside the point here."""
 
 
 def reason(error: BaseException) -> str:

@@ -40,8 +40,9 @@ def draw_noise(
 ) -> list[tuple[tuple[Tensor, ...], ...]]:
     """Draw the noise of a meta-batch.
 
-    A task's noise depends on its position in the meta-batch, never on how the tasks are grouped: tasks of different
-    sizes read the leading block of a common draw.
+    A task's noise depends on its position in the meta-batch, never on how the tasks are grouped. So what groups of
+    different sizes draw is drawn together: once, in the largest size, for their tasks in the order of positions. A
+    group then reads the rows of its tasks, and of each row the leading block of its own size.
 
     Args:
         tapes: one tape for each group of tasks of one shape.
@@ -51,17 +52,21 @@ def draw_noise(
     Returns:
         For each group and step, one tensor a draw of shape ``(tasks, *draw.shape)``.
     """
-    noise: list[tuple[tuple[Tensor, ...], ...]] = [((),) * steps] * len(tapes)
+    noise: dict[int, tuple[tuple[Tensor, ...], ...]] = {}
     for members in _alike(tapes).values():
-        positions = sorted(p for i in members for p in tasks[i])
+        row = {position: r for r, position in enumerate(sorted(p for i in members for p in tasks[i]))}
         columns = zip(*(tapes[i] for i in members), strict=True)
-        blocks = [_largest(column).sample(len(positions), steps) for column in columns]
-        row = {position: r for r, position in enumerate(positions)}
+        blocks = [_largest(column).sample(len(row), steps) for column in columns]
         for i in members:
-            rows = [row[p] for p in tasks[i]]
-            parts = [_part(block, rows, draw).unbind(1) for block, draw in zip(blocks, tapes[i], strict=True)]
-            noise[i] = tuple(zip(*parts, strict=True)) if parts else ((),) * steps
-    return noise
+            rows = [row[position] for position in tasks[i]]
+            draws = [_part(block, rows, draw) for block, draw in zip(blocks, tapes[i], strict=True)]
+            noise[i] = _by_step(draws, steps)
+    return [noise[i] for i in range(len(tapes))]
+
+
+def _by_step(draws: Sequence[Tensor], steps: int) -> tuple[tuple[Tensor, ...], ...]:
+    """For each step one tensor a draw, of draws of shape ``(tasks, steps, *draw)``."""
+    return tuple(zip(*(draw.unbind(1) for draw in draws), strict=True)) if draws else ((),) * steps
 
 
 def _part(block: Tensor, rows: Sequence[int], draw: Draw) -> Tensor:

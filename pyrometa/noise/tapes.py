@@ -11,7 +11,7 @@ from pyrometa.noise.draws import Kinds, Tape
 from pyrometa.noise.replay import RecordNoise
 
 _SEED = 0
-"""Of the run that shows a program's draws: how often a rejection sampler draws does not depend on when it is run."""
+"""Seed of the run that a tape is recorded from, so that how often a rejection sampler draws is always the same."""
 
 
 class Tapes:

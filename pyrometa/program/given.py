@@ -68,7 +68,7 @@ class Given:
 
     @property
     def site_lines(self) -> Mapping[str, str]:
-        """Nor is any site."""
+        """Where the model and the guide sample is not known before first data."""
         return {}
 
     def modules(self) -> list[nn.Module]:
@@ -76,11 +76,11 @@ class Given:
         return every_module((self.guide, self.model), ())
 
     def mend_kept(self) -> None:
-        """Leave in what the modules kept of tasks side by side the last task's tensors."""
+        """Replace each tensor of many tasks that a module keeps by the last task's, as the loop would leave it."""
         mend_attributes(self.modules())
 
     def for_program(self, data: Data, objective: Objective | None = None) -> Data:
-        """The data without keyword arguments that are the loss's or the score's alone, but for an objective's own."""
+        """The data without the keyword arguments that only the loss or the score takes; an objective keeps its own."""
         return for_program(data, (self.loss, self.score), self.model, objective)
 
     @property

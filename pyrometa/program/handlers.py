@@ -22,6 +22,14 @@ class AnswerParams(Messenger):
 
     It works under both settings of Pyro's ``module_local_params``, for ``PyroParam``, for ``pyro.module``
     and for bare ``pyro.param`` alike. Each answer carries ``.unconstrained`` as the param store's do.
+
+    Most messages ask by a name that is one leaf's alone, and are answered by it. A module with local parameters asks by
+    a name that other modules may have too: it is answered by what it holds, where :func:`swapped` put the value.
+
+    Args:
+        leaves: the program's parameters.
+        values: unconstrained values by the leaves' names; a leaf that is not named keeps its own.
+        answers: what the program sees for some of the values, where that is known already.
     """
 
     def __init__(
@@ -33,7 +41,7 @@ class AnswerParams(Messenger):
         self._leaves.update((site, leaf) for leaf in named for site in leaf.sites)
         self._values = values
         self._by_value = {id(values[name]): answer for name, answer in (answers or {}).items()}
-        self._answers = {name: _answer(answer, values[name]) for name, answer in (answers or {}).items()}
+        self._by_name = {name: _answer(answer, values[name]) for name, answer in (answers or {}).items()}
 
     def _pyro_param(self, msg: Any) -> None:
         leaf = self._leaves.get(msg["name"])
@@ -42,24 +50,24 @@ class AnswerParams(Messenger):
                 f"the program asks for parameter {msg['name']!r}, which it did not have on first data: "
                 "create every parameter on every path through the model and the guide"
             )
-        if msg["fn"].__module__ == PyroModule.__module__:  # a local parameter, of a name that others may have too
-            held: Any = _local_value(msg)
-            msg["value"] = self._by_value.get(id(held.unconstrained()), held)
-        else:
-            if leaf.name not in self._answers:
-                self._answers[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))
-            msg["value"] = self._answers[leaf.name]
+        is_local = msg["fn"].__module__ == PyroModule.__module__
+        msg["value"] = self._of_module(msg) if is_local else self._of_leaf(leaf)
         msg["done"] = True
         # SVI that goes on from an adapted guide sees the adapted values and leaves the user's own alone
         msg["stop"] = not any(msg["value"].unconstrained() is value for value in self._values.values())
 
+    def _of_leaf(self, leaf: Leaf) -> Tensor:
+        """The same tensor each time that the program asks."""
+        if leaf.name not in self._by_name:
+            self._by_name[leaf.name] = constrained(leaf, self._values.get(leaf.name, leaf.tensor))
+        return self._by_name[leaf.name]
 
-def _local_value(msg: Any) -> Tensor:
-    """What the module that sends the message holds, where :func:`swapped` has put the value that counts."""
-    value = msg["fn"]()
-    if not hasattr(value, "unconstrained"):
-        value.unconstrained = weakref.ref(value)
-    return value
+    def _of_module(self, msg: Any) -> Tensor:
+        """What the module that sends the message holds, constrained."""
+        held = msg["fn"]()
+        if not hasattr(held, "unconstrained"):
+            held.unconstrained = weakref.ref(held)
+        return self._by_value.get(id(held.unconstrained()), held)
 
 
 def constrained(leaf: Leaf, value: Tensor) -> Tensor:
@@ -94,7 +102,7 @@ def swapped(leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> Iterator[No
 
 
 class MaskRows(Messenger):
-    """Counts only the first rows of padded data, at every site of the plates that have a size of so many rows."""
+    """Lets only the rows of padded data count that are the task's own, at every site of a plate over the rows."""
 
     def __init__(self, rows: CountedRows) -> None:
         super().__init__()
@@ -108,7 +116,7 @@ class MaskRows(Messenger):
 
 
 class MaskSupport(Messenger):
-    """Tells a guide that reads padded data which of its rows count, where it asks by a ``row_mask`` message."""
+    """Answers the ``row_mask`` message of a guide that reads padded data: which rows are the task's own."""
 
     def __init__(self, rows: CountedRows) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a program keeps of a run of many tasks side by side."""
+"""The tensors that a program keeps, in an attribute or elsewhere, of a run of many tasks side by side."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pyrometa.recording.kept import mend, mend_attributes
 
 
 class Kept:
-    """Whether a program has kept tensors of its tasks, which are then looked for everywhere."""
+    """Whether a thorough look has ever found such a tensor.
+
+    To look everywhere takes long, so that it is done for such programs only, and where it is asked for.
+    """
 
     def __init__(self) -> None:
         self._some = False
 
     def mend(self, roots: Iterable[Any], modules: Iterable[nn.Module], *, thorough: bool) -> None:
-        """Leave the last task's tensors in their place, as the loop over tasks does.
+        """Replace each by the last task's, as the loop over tasks would leave it.
 
         Args:
             roots: what all that a program holds can be reached from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,40 +52,49 @@ class Leaf:
 def find_leaves(guide: SideRun, model: SideRun) -> dict[str, Leaf]:
     """All leaves of a program by public name, the guide's first.
 
-    A leaf that both sides reach is the guide's, unless the guide registers it and only the model uses it.
+    A leaf that both sides reach has two readers, unless the guide only holds it and the model computes with it, as an
+    autoguide holds its model: then the model alone reads it. It is named after the guide if the guide reads it.
     """
     runs = (guide, model)
     modules = _modules(runs)
     slots, held = _slots(modules)
     reached = {run.side: _reached(run) for run in runs}
-    sides = _sides(runs, reached)
+    readers = _readers(runs, reached)
     leaves: dict[str, Leaf] = {}
-    for run in runs:
-        for local_name, tensor in reached[run.side].items():
-            key, name = id(tensor), f"{run.side}.{local_name}"
-            if run.side != ("guide" if "guide" in sides[key] else "model"):
-                continue
-            if any(leaf.tensor is tensor for leaf in leaves.values()):
-                continue
-            if name in leaves:
-                raise ValueError(f"two different parameters are called {name!r}: rename one of them")
-            sites = _sites(tensor, runs, modules)
-            constraint = held.get(key) or _site_constraint(sites, runs)
-            leaves[name] = Leaf(name, tensor, constraint, tuple(slots.get(key, ())), sites, sides[key])
+    for name, tensor in _named_after(reached, readers):
+        if name in leaves:
+            raise ValueError(f"two different parameters are called {name!r}: rename one of them")
+        key, sites = id(tensor), _sites(tensor, runs, modules)
+        constraint = held.get(key) or _site_constraint(sites, runs)
+        leaves[name] = Leaf(name, tensor, constraint, tuple(slots.get(key, ())), sites, readers[key])
     return leaves
 
 
-def _sides(runs: Iterable[SideRun], reached: dict[Side, dict[str, Tensor]]) -> dict[int, frozenset[Side]]:
-    """Who reads each leaf: whoever reaches it, and of two sides that do, the one that uses it."""
+def _readers(runs: Iterable[SideRun], reached: Mapping[Side, Mapping[str, Tensor]]) -> dict[int, frozenset[Side]]:
+    """Which sides read each leaf, by its id."""
     used = {run.side: _used_tensors(run.trace) for run in runs}
+    only_the_models = used["model"] - used["guide"]
     found: dict[int, set[Side]] = {}
     for side, tensors in reached.items():
         for tensor in tensors.values():
             found.setdefault(id(tensor), set()).add(side)
     return {
-        key: frozenset({"model"} if len(sides) == 2 and key in used["model"] - used["guide"] else sides)
+        key: frozenset({"model"} if len(sides) == 2 and key in only_the_models else sides)
         for key, sides in found.items()
     }
+
+
+def _named_after(
+    reached: Mapping[Side, Mapping[str, Tensor]], readers: Mapping[int, frozenset[Side]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Each leaf once, by its first name on the side that it is named after."""
+    seen: set[int] = set()
+    for side, tensors in reached.items():
+        for local_name, tensor in tensors.items():
+            key = id(tensor)
+            if key not in seen and side == ("guide" if "guide" in readers[key] else "model"):
+                seen.add(key)
+                yield f"{side}.{local_name}", tensor
 
 
 def _modules(runs: Iterable[SideRun]) -> list[nn.Module]:

@@ -15,13 +15,13 @@ from pyrometa.program.leaves import Leaf
 
 
 def without_weak_references(tensors: Iterable[Tensor]) -> None:
-    """Take off what Pyro sets anew whenever a parameter is read, and what can't be pickled."""
+    """Take ``.unconstrained`` off: it can't be pickled, and Pyro sets it anew whenever a parameter is read."""
     for tensor in tensors:
         vars(tensor).pop("unconstrained", None)
 
 
 def own(tensors: Iterable[Tensor]) -> None:
-    """Give those tensors memory of their own that another process would write to."""
+    """Move tensors out of shared memory, where the process that they came from would write to them too."""
     for tensor in tensors:
         if tensor.is_shared():
             tensor.data = tensor.data.clone()

@@ -192,7 +192,7 @@ class Program:
         return Fingerprint(parts, trained)
 
     def mend_kept(self, *, thorough: bool = False) -> None:
-        """Leave in what the program kept of tasks side by side the last task's tensors, as the loop does.
+        """Replace each tensor of many tasks that the program keeps by the last task's, as the loop would leave it.
 
         Args:
             thorough: look everywhere, not only at modules' attributes; once it kept something, that is always done.

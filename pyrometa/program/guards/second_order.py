@@ -28,7 +28,7 @@ from pyrometa.atomic.untouched import left_alone
 from pyrometa.errors import UnsupportedProgramError, first_line
 from pyrometa.program.autograd_graph import graph_nodes
 from pyrometa.program.guards.draws import check_draws
-from pyrometa.program.guards.site_parts import draws, site_parts
+from pyrometa.program.guards.site_parts import held_draws, site_parts
 from pyrometa.program.program import Program
 from pyrometa.rewrites.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.rewrites.twice import TwiceDifferentiable
@@ -231,7 +231,7 @@ class _Proof:
     def _held(self) -> Trace:
         """Draws whose values no gradient passes, so that none may move with the parameters either."""
         torch.manual_seed(_SEED)
-        return draws(self._program, self._at({}, 0.0), self._data, self._program.guide_draws.score_function)
+        return held_draws(self._program, self._at({}, 0.0), self._data, self._program.guide_draws.score_function)
 
 
 def _functions(output: Tensor) -> str:

@@ -15,8 +15,15 @@ from pyrometa.types import Data
 _WRAPPERS = ("Independent", "MaskedDistribution", "ExpandedDistribution")
 
 
-def draws(program: Program, params: Mapping[str, Tensor], data: Data, sites: Collection[str]) -> poutine.Trace:
-    """What the guide draws at some sites, for :func:`site_parts` to hold."""
+def held_draws(program: Program, params: Mapping[str, Tensor], data: Data, sites: Collection[str]) -> poutine.Trace:
+    """Draw some of the guide's sites, so that :func:`site_parts` can give them the same values at other parameters.
+
+    Args:
+        program: whose guide draws.
+        params: unconstrained values by name.
+        data: what the model and the guide take.
+        sites: names of the sites.
+    """
     with program.using(params):
         _, run_guide = enumerated(program.elbo, program.model, program.conditioned(data), data)
         trace = poutine.trace(run_guide).get_trace(*data.args, **data.kwargs)
@@ -33,7 +40,7 @@ def site_parts(program: Program, params: Mapping[str, Tensor], data: Data, held:
         program: whose sites.
         params: unconstrained values by name.
         data: what the model and the guide take.
-        held: draws of the guide that are not made anew.
+        held: :func:`held_draws`, which are not made anew.
     """
     with program.using(params):
         run_model, run_guide = enumerated(program.elbo, program.model, program.conditioned(data), data)
