@@ -13,7 +13,7 @@ from pyrometa.engine import Problem
 from pyrometa.engine.problem import public
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule, Order
-from pyrometa.noise.ahead import with_noise
+from pyrometa.noise.batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward

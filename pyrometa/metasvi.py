@@ -101,17 +101,14 @@ class MetaSVI:
 
         own = unwrapped(guide, inner, meta_gradient)
         check_optim(optim)
+        self.steps = step_count("steps", steps)
+        # the program comes before model and guide: as these are pickled, autoguides lose their model
+        given = Given(model, own.guide, loss, score, reduction)
+        self._state: Beginning | Learner = Beginning(given, own.check_used, adapt, optim)
         self.model, self.guide = model, own.guide
         self.inner: InnerRule = SGD() if own.inner is None else own.inner
         self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
-        self.steps = step_count("steps", steps)
-        given = Given(model, own.guide, loss, score, reduction)
-        self._state: Beginning | Learner = Beginning(given, own.check_used, adapt, optim)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The program first, whose autoguides are without their model as soon as they are pickled."""
-        return {"_state": self._state, **vars(self)}
 
     @property
     def _program(self) -> Given | Program:

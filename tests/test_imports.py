@@ -126,6 +126,42 @@ def violations(root):
     return found
 
 
+def circle(root):
+    """Modules that import each other in a circle, be it inside a function or for types alone; empty if none do."""
+    files = {module_name(path, root): path for path in root.rglob("*.py")}
+    imported = {name: modules_imported(name, path, root, files) for name, path in files.items()}
+    done = set()
+
+    def visit(name, above):
+        if name in above:
+            return [*above[above.index(name) :], name]
+        if name in done:
+            return []
+        found = next(filter(None, (visit(target, [*above, name]) for target in imported[name])), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, []) for name in files)), [])
+
+
+def modules_imported(name, path, root, files):
+    """The modules of a package that one of its files imports from, itself left out."""
+    targets = [target.split(".")[1:] for _, target, _ in imports(path, root) if target.split(".")[0] == "pyrometa"]
+    found = {next(m for m in (".".join(parts), ".".join(parts[:-1]), "") if m in files) for parts in targets}
+    return sorted(found - {name})
+
+
+def test_no_imports_go_in_a_circle():
+    assert circle(PACKAGE) == []
+
+
+@pytest.mark.parametrize("how", ["from {}", "if TYPE_CHECKING:\n    from {}", "def f():\n    from {}"])
+def test_a_circle_is_found(tmp_path, how):
+    for name, target in (("__init__", "a"), ("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.py").write_text(how.format(f"pyrometa.{target} import x"))
+    assert circle(tmp_path) == ["a", "b", "a"]
+
+
 def test_the_package_follows_the_table():
     assert violations(PACKAGE) == []
 

@@ -35,16 +35,13 @@ Tape = tuple[Draw, ...]
 
 
 class Kinds:
-    """Of which kind each draw of some noise is, normal or uniform, which its shapes tell and its values do not.
-
-    Where two tapes of a program have the same shapes and other kinds, neither is known.
-    """
+    """What kinds of draws the noise of a program's tapes is, by its shapes."""
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Kind, ...]] = {}
 
     def add(self, tape: Tape) -> None:
-        """Note a tape."""
+        """Note a tape; where another has its shapes and other kinds, neither is known."""
         kinds = tuple(draw.kind for draw in tape)
         known = self._known.setdefault(_shapes(tape), kinds)
         if known != kinds:
