@@ -12,7 +12,7 @@ from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import public
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import InnerRule, Order
+from pyrometa.inner import InnerRule, GradientOrder
 from pyrometa.noise.batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.guards import second_order
@@ -170,6 +170,6 @@ def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Dat
     if not problem.steps:
         return
     meta_gradient.check(problem.rule, problem.learned, problem.steps)
-    if meta_gradient.order is Order.SECOND:
+    if meta_gradient.order is GradientOrder.SECOND:
         with naming_lines(problem.program):
             second_order.check(problem.program, problem.adapted, data)

@@ -14,7 +14,7 @@ from pyrometa import nest
 from pyrometa.engine.low_rank import BatchMode, Factors, LeafProduct, StalePlanError
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import SGD, Order, over_rows
+from pyrometa.inner import SGD, GradientOrder, over_rows
 from pyrometa.types import Data, Params, TaskBatch
 
 
@@ -58,7 +58,7 @@ class BatchPath:
 
     problem: Problem
     batch: TaskBatch
-    order: Order
+    order: GradientOrder
     plan: Plan
     unrolled_steps: int | None = None
     check_finite: bool = True
@@ -92,17 +92,17 @@ class BatchPath:
         )
         return losses, variables, Seen(inputs, products)
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: Order) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: GradientOrder) -> Point:
         """One step of the rule on the dense weights, and one more set of factors for the others."""
         found = list(grads.values())
         deltas, dense_grads = found[: len(seen.inputs)], found[len(seen.inputs) :]
         dense, state = self._moved(point, dense_grads, step)
         factors = dict(point.factors)
         for call, delta, x in zip(self.plan.support_calls, deltas, seen.inputs, strict=True):
-            if order is not Order.SECOND:
+            if order is not GradientOrder.SECOND:
                 x = x.detach()
             a, h = (-self.plan.rate(self.problem, call.name, step) * delta).flatten(1, -2), x.flatten(1, -2)
-            if order is Order.NONE:
+            if order is GradientOrder.NONE:
                 a = a.detach()
             factors[call.name] = _added(factors.get(call.name, ()), a, h)
         return Point(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
@@ -130,7 +130,7 @@ class BatchPath:
 
     def score(self, point: Point) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
-        with torch.set_grad_enabled(self.order is not Order.NONE):
+        with torch.set_grad_enabled(self.order is not GradientOrder.NONE):
             return self._evaluate(point, self.batch.query, self.batch.query_noise, None, {}, self.batch.support)[0]
 
     def fast_weights(self, point: Point) -> Params:

@@ -26,7 +26,7 @@ from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.errors import LoopWarning, NonFiniteError, UnsupportedProgramError
 from pyrometa.explain.reasons import told
 from pyrometa.explain.source_lines import stacklevel
-from pyrometa.inner import Order, all_finite
+from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.program.program import Program
 from pyrometa.types import Params, TaskBatch
 
@@ -231,7 +231,7 @@ class Engine:
             plans[key] = self._make_plan(problem, tasks, work.order, warn=warn and None not in plans.values())
         return plans[key]
 
-    def _make_plan(self, problem: Problem, tasks: TaskBatch, order: Order, *, warn: bool) -> Plan | None:
+    def _make_plan(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, *, warn: bool) -> Plan | None:
         refused = problem.program.refuses_batches()
         reason = told(problem.program, refused) if refused else None
         if reason is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.engine.problem import Run
-from pyrometa.inner import Order, adapt
+from pyrometa.inner import GradientOrder, adapt
 from pyrometa.types import Params
 
 
@@ -17,7 +17,7 @@ class Scores:
     """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps."""
 
     at: tuple[int, ...]
-    order = Order.NONE
+    order = GradientOrder.NONE
     unrolled_steps = None
 
     def __call__(self, run: Run) -> Tensor:
@@ -31,7 +31,7 @@ class Scores:
 class FastWeights:
     """Fast weights after the last step, each of shape ``(tasks, *parameter)``."""
 
-    order = Order.NONE
+    order = GradientOrder.NONE
     unrolled_steps = None
 
     def __call__(self, run: Run) -> Params:

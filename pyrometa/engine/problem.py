@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import InnerRule, Order, Path
+from pyrometa.inner import GradientOrder, InnerRule, Path
 from pyrometa.program.program import Program
 from pyrometa.types import Params, TaskData
 
@@ -36,7 +36,7 @@ class Problem:
     learned: Params
     steps: int
 
-    def start(self, order: Order) -> Params:
+    def start(self, order: GradientOrder) -> Params:
         """The fast weights before the first step."""
         return {name: cut(self.leaves[name], order) for name in self.adapted}
 
@@ -73,7 +73,7 @@ class Work(Protocol):
     """Something to do on some tasks, for an engine to choose how; equal works do the same."""
 
     @property
-    def order(self) -> Order:
+    def order(self) -> GradientOrder:
         """How much of the inner loop the work differentiates through."""
 
     @property
@@ -84,9 +84,9 @@ class Work(Protocol):
         """Do it: tensors, in tuples, lists and dictionaries."""
 
 
-def cut(value: Tensor, order: Order) -> Tensor:
+def cut(value: Tensor, order: GradientOrder) -> Tensor:
     """A fast weight, off its graph where nothing is to be differentiated through it."""
-    return value.detach().requires_grad_() if order is Order.NONE else value
+    return value.detach().requires_grad_() if order is GradientOrder.NONE else value
 
 
 @contextmanager
@@ -113,7 +113,7 @@ class TaskPath:
 
     problem: Problem
     task: TaskData
-    order: Order
+    order: GradientOrder
     unrolled_steps: int | None = None
     check_finite: bool = True
 
@@ -135,7 +135,7 @@ class TaskPath:
             return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, None
 
     def move(
-        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: Order
+        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: GradientOrder
     ) -> tuple[Params, Any]:
         """One step of the rule."""
         fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
@@ -146,7 +146,7 @@ class TaskPath:
         with _domain(self.task.index, self.problem.steps, point[0]):
             task, held = self.task, {**self.problem.leaves, **point[0]}
             score = self.problem.program.score(held, task.query, task.query_noise, task.support)[None]
-        return score.detach() if self.order is Order.NONE else score
+        return score.detach() if self.order is GradientOrder.NONE else score
 
     def fast_weights(self, point: tuple[Params, Any]) -> Params:
         """The fast weights, each of shape ``(1, *parameter)``."""

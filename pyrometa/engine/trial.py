@@ -24,7 +24,7 @@ from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, Run, TaskPath
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
-from pyrometa.inner import Order, adapt, all_finite
+from pyrometa.inner import GradientOrder, adapt, all_finite
 from pyrometa.rewrites.promoted import Promoted, promoted
 from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
 
@@ -43,7 +43,7 @@ class _RefusedError(Exception):
     """The vectorised pass fails; the message says why."""
 
 
-def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
+def trial(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) -> str | None:
     """Run some tasks vectorised and one by one for a step or two, and compare losses and gradients.
 
     A program that makes draws of its own is only run: its numbers differ by design.
@@ -69,7 +69,9 @@ def trial(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str |
             return str(error)
 
 
-def trial_of_padding(problem: Problem, tasks: TaskBatch, some: TaskBatch, order: Order, plan: Plan) -> str | None:
+def trial_of_padding(
+    problem: Problem, tasks: TaskBatch, some: TaskBatch, order: GradientOrder, plan: Plan
+) -> str | None:
     """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any.
 
     ``some`` of the tasks are tried, on rows of all of them.
@@ -87,7 +89,7 @@ def trial_of_padding(problem: Problem, tasks: TaskBatch, some: TaskBatch, order:
     return reason
 
 
-def _compared(problem: Problem, tasks: TaskBatch, order: Order, plan: Plan) -> str | None:
+def _compared(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) -> str | None:
     before = torch.get_rng_state()
     expected = [_result(problem, TaskPath(problem, task, order)) for task in tasks.tasks()]
     draws_its_own = not torch.equal(before, torch.get_rng_state())

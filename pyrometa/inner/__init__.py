@@ -1,7 +1,7 @@
 """Inner rules, one file each, and the one adaptation loop."""
 
 from pyrometa.inner.adam import Adam
-from pyrometa.inner.adaptation import Order, Path, adapt
+from pyrometa.inner.adaptation import GradientOrder, Path, adapt
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
@@ -17,10 +17,10 @@ __all__ = [
     "SGD",
     "SVGD",
     "Adam",
+    "GradientOrder",
     "InnerRule",
     "LearnedOptimizer",
     "Momentum",
-    "Order",
     "Path",
     "Preconditioned",
     "ProximalSGD",

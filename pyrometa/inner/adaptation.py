@@ -18,11 +18,14 @@ from pyrometa.types import Params
 Point = TypeVar("Point")
 
 
-class Order(IntEnum):
-    """How much of the inner loop its result can be differentiated through.
+class GradientOrder(IntEnum):
+    """The highest derivatives of the support loss that the outer loop sees: how far the inner loop is on its graph.
 
-    ``NONE``: nothing, for meta-test. ``FIRST``: the updates, with their gradients taken as constants.
-    ``SECOND``: everything.
+    The outer loop differentiates the query loss by the initialisation, and on the way through the inner steps.
+
+    ``NONE``: it does not; each step's fast weights are cut off from the step before. For meta-test.
+    ``FIRST``: through the steps, with their gradients as constants, as in first-order MAML.
+    ``SECOND``: through the gradients as well, which takes the loss's second derivatives, as in MAML.
     """
 
     NONE = 0
@@ -49,7 +52,7 @@ class Path(Protocol[Point]):
         """Indices of the tasks in the meta-batch."""
 
     @property
-    def order(self) -> Order:
+    def order(self) -> GradientOrder:
         """How much of the inner loop is differentiated through."""
 
     @property
@@ -66,7 +69,7 @@ class Path(Protocol[Point]):
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Any]:
         """Support loss of each task, shape ``(tasks,)``; what to differentiate it by; what :meth:`move` needs of it."""
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any, order: Order) -> Point:
+    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any, order: GradientOrder) -> Point:
         """The next point."""
 
 
@@ -88,18 +91,18 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
     for step in range(steps):
         order = _order_at(step, steps, path)
         losses, variables, seen = path.loss(point, step)
-        grads = _gradients(losses, variables, create_graph=order is Order.SECOND)
+        grads = _gradients(losses, variables, create_graph=order is GradientOrder.SECOND)
         if path.check_finite:
             _check_finite(losses, grads, path.tasks, step)
         point = path.move(point, grads, step, seen, order)
         yield point
 
 
-def _order_at(step: int, steps: int, path: Path[Any]) -> Order:
+def _order_at(step: int, steps: int, path: Path[Any]) -> GradientOrder:
     if path.unrolled_steps == 0:
-        return Order.NONE
+        return GradientOrder.NONE
     early = path.unrolled_steps is not None and step < steps - path.unrolled_steps
-    return min(path.order, Order.FIRST) if early else path.order
+    return min(path.order, GradientOrder.FIRST) if early else path.order
 
 
 def _gradients(losses: Tensor, variables: Params, *, create_graph: bool) -> Params:

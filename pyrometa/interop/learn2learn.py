@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrometa.inner import SGD, InnerRule, Order
+from pyrometa.inner import SGD, GradientOrder, InnerRule
 from pyrometa.interop.learn2learn_rules import LearnedRates, Transformed
 from pyrometa.outer import MetaGradient, Unrolled
 from pyrometa.program.program import Program
@@ -74,7 +74,7 @@ def unwrapped(guide: Callable[..., Any], inner: InnerRule | None, meta_gradient:
         )
     kind = _kind(guide)
     first_order = bool(getattr(guide, "first_order", False))
-    if first_order and meta_gradient is not None and meta_gradient.order is Order.SECOND:
+    if first_order and meta_gradient is not None and meta_gradient.order is GradientOrder.SECOND:
         raise ValueError(
             f"the guide is a learn2learn {name} of first order, and meta_gradient is of second: give one of "
             "first_order=False to the wrapper or meta_gradient=Unrolled(first_order=True)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrometa.engine import Run
-from pyrometa.inner import InnerRule, Order, adapt
+from pyrometa.inner import GradientOrder, InnerRule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
 
@@ -38,9 +38,9 @@ class Displacement:
     """
 
     @property
-    def order(self) -> Order:
+    def order(self) -> GradientOrder:
         """It takes first derivatives only."""
-        return Order.FIRST
+        return GradientOrder.FIRST
 
     @property
     def unrolled_steps(self) -> int:

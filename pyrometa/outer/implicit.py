@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from pyrometa.engine import Run
-from pyrometa.inner import InnerRule, Order, ProximalSGD, adapt
+from pyrometa.inner import GradientOrder, InnerRule, ProximalSGD, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.outer.solvers import MatrixProduct, conjugate_gradient, neumann
 from pyrometa.outer.task_rows import TaskRows
@@ -67,9 +67,9 @@ class Implicit:
             raise ValueError(f"solver must be one of {', '.join(map(repr, get_args(Solver)))}, got {self.solver!r}")
 
     @property
-    def order(self) -> Order:
+    def order(self) -> GradientOrder:
         """It takes second derivatives of the loss."""
-        return Order.SECOND
+        return GradientOrder.SECOND
 
     @property
     def unrolled_steps(self) -> int:

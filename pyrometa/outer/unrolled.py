@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.engine import Run
-from pyrometa.inner import InnerRule, Order, adapt
+from pyrometa.inner import GradientOrder, InnerRule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
 
@@ -65,9 +65,9 @@ class Unrolled:
         _check_weights(self.step_weights)
 
     @property
-    def order(self) -> Order:
+    def order(self) -> GradientOrder:
         """How much of the inner loop is differentiated through."""
-        return Order.FIRST if self.first_order else Order.SECOND
+        return GradientOrder.FIRST if self.first_order else GradientOrder.SECOND
 
     @property
     def unrolled_steps(self) -> int | None:
