@@ -6,7 +6,7 @@ from typing import Any
 
 from pyrometa.algorithms.arguments import Loss, Program, Rate
 from pyrometa.inner import LearnedOptimizer, Preconditioned
-from pyrometa.inner.preconditioned import Named, Transform
+from pyrometa.inner.transforms import Named, Transform
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Optim, Unrolled
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pyrometa.inner.rates import Rates
+from pyrometa.inner.transforms import Named, Transform, Transforms
 from pyrometa.types import Params
-
-Named = Literal["meta_curvature", "kronecker"]
-Transform: TypeAlias = Callable[[Tensor], nn.Module | None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class Preconditioned:
             identity unless the module does. It is asked with the leaves themselves, in their order.
         lr: the rate, or a mapping of name patterns to rates, as in :class:`~pyrometa.SGD`.
         outer_lr: outer step size of the transforms; None takes the optimiser's own.
+        made: the modules that ``transform`` has made, which :meth:`learned` adds to. A rule made of this one by
+            ``dataclasses.replace``, at another rate say, shares them.
 
     Raises:
         ValueError: a rate that is not positive and finite, an unknown name, or (on first data) a parameter that the
@@ -70,9 +67,7 @@ class Preconditioned:
     transform: Named | Transform = "meta_curvature"
     lr: float | Mapping[str, float] = 1e-2
     outer_lr: float | None = None
-    _modules: dict[tuple[str, tuple[int, ...]], nn.Module | None] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    made: Transforms = field(default_factory=Transforms, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.transform, str):
@@ -95,16 +90,7 @@ class Preconditioned:
     def learned(self, params: Mapping[str, Tensor], steps: int) -> Params:
         """The transforms' parameters; nothing is drawn from the global generator."""
         self._rates.check_names(params)
-        make = _named(self.transform) if isinstance(self.transform, str) else self.transform
-        with torch.random.fork_rng():
-            made = {name: _made(make, name, p) for name, p in params.items()}
-        self._modules.update({(name, tuple(params[name].shape)): module for name, module in made.items()})
-        return {
-            f"transform.{name}.{inner}": value.detach()
-            for name, module in made.items()
-            if module is not None
-            for inner, value in module.named_parameters()
-        }
+        return self.made.make(self.transform, params)
 
     def init(self, params: Mapping[str, Tensor]) -> None:
         """There is no state."""
@@ -118,56 +104,5 @@ class Preconditioned:
         step: int,
     ) -> tuple[Params, None]:
         """One step against the transformed gradients."""
-        along = {name: self._transformed(name, grad, learned) for name, grad in grads.items()}
+        along = {name: self.made.applied(self.transform, name, grad, learned) for name, grad in grads.items()}
         return self._rates.moved(params, along, learned, step), None
-
-    def _transformed(self, name: str, grad: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
-        key = (name, tuple(grad.shape))
-        if key not in self._modules:
-            raise ValueError(
-                f"no transform of {name!r} with shape {key[1]} is known: learned(params, steps) makes them, which "
-                "MetaSVI calls on first data where steps > 0"
-            )
-        module = self._modules[key]
-        if module is None:
-            return grad
-        values = {inner: learned[f"transform.{name}.{inner}"] for inner, _ in module.named_parameters()}
-        return functional_call(module, values, (_vector(grad).contiguous(),)).reshape(grad.shape)
-
-
-def _vector(value: Tensor) -> Tensor:
-    """A scalar as a vector of one element; else the tensor itself, which a factory may know by its identity."""
-    return value if value.dim() else value.reshape(1)
-
-
-def _made(make: Transform, name: str, param: Tensor) -> nn.Module | None:
-    param = _vector(param)
-    try:
-        module = make(param)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"the transform can't do {name!r} of shape {tuple(param.shape)}: adapt other parameters, or give a "
-            "transform=lambda param: ... that returns None where the gradient is to stay as it is"
-        ) from error
-    if module is None:
-        return None
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"transform must return a module or None, got {type(module).__name__} for {name!r}")
-    module = module.to(param)
-    with torch.no_grad():
-        shape = module(torch.zeros_like(param)).shape
-    if shape != param.shape:
-        raise ValueError(f"the transform of {name!r} maps shape {tuple(param.shape)} to {tuple(shape)}: keep the shape")
-    return module
-
-
-def _named(name: Named) -> Transform:
-    """learn2learn's transform, imported now and without a change to the warnings filters."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from learn2learn.nn import KroneckerLinear
-            from learn2learn.optim.transforms import KroneckerTransform, MetaCurvatureTransform
-    except ImportError as error:
-        raise ImportError(f"transform={name!r} is learn2learn's: pip install 'pyrometa[learn2learn]'") from error
-    return MetaCurvatureTransform if name == "meta_curvature" else KroneckerTransform(KroneckerLinear)

@@ -1,6 +1,6 @@
 """Every rule inside MetaSVI: the meta-gradient is exact, and what the rule learns is learned."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import meta_cases
 import pyro
@@ -140,3 +140,25 @@ def test_transforms_that_had_no_steps_to_be_made_for_are_asked_for():
     case = modules()
     with pytest.raises(ValueError, match=r"no transform of .* is known: .* where steps > 0"):
         meta_svi(case, "kronecker", steps=0).adapt(case.support[0], steps=1)
+
+
+@pytest.mark.parametrize("engine", [ONE_BY_ONE, pm.Engine(vectorize=True)], ids=["loop", "vmap"])
+def test_a_rule_that_has_learned_is_replaced_by_one_at_another_rate(engine):
+    """The factory draws, so that what it made can't be had again: the new rule must go on with the very same."""
+    case, asked = two_tasks(modules()), []
+
+    def transform(param):
+        asked.append(param)
+        return torch.nn.Sequential(torch.nn.Linear(len(param), len(param)), torch.nn.Tanh())
+
+    first = meta_svi(case, "own-transform", inner=pm.Preconditioned(transform, 0.1), engine=engine, adapt="*.bias")
+    first.step(case.support, case.query)
+    count = len(asked)
+    first.inner = replace(first.inner, lr=0.02)
+    found = loss_and_grads(first, case)
+    assert 0 < count == len(asked)
+    fresh = meta_svi(case, "own-transform", inner=pm.Preconditioned(transform, 0.02), engine=engine, adapt="*.bias")
+    fresh.load_state_dict(first.state_dict())
+    expected = loss_and_grads(fresh, case)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    meta_cases.assert_equal(found[1], expected[1], rtol=0, atol=0)
