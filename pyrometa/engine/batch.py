@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from pyrometa import nest
-from pyrometa.engine.low_rank import BatchMode, Factors, LeafProduct, StalePlanError
+from pyrometa.engine.batch_mode import BatchMode
+from pyrometa.engine.descent import DescentStep
+from pyrometa.engine.low_rank import (
+    FactoredLayers,
+    Factors,
+    LeafProduct,
+    Placeholders,
+    StalePlanError,
+)
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import SGD, GradientOrder, over_rows
-from pyrometa.types import Data, Params, TaskBatch
+from pyrometa.inner import GradientOrder, over_rows
+from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
 
 @dataclass(frozen=True)
 class Point:
-    """Fast weights of all tasks, with a leading task dimension.
+    """Fast weights of all tasks, with a leading task dimension, in the form that the plan chose.
 
     Attributes:
         dense: parameters of one kind end to end, ``(tasks, size)`` for each kind of the plan.
@@ -42,6 +50,20 @@ class Seen:
 
     inputs: list[Tensor]
     products: dict[LeafProduct, Tensor]
+
+
+class Fast(NamedTuple):
+    """Fast weights as one evaluation takes them, of all tasks or of one.
+
+    Attributes:
+        factors: the update of each low-rank weight, one pair.
+        constrained: what the program sees for some of the dense parameters.
+        dense: the other parameters by name.
+    """
+
+    factors: Mapping[str, Factors]
+    constrained: Params
+    dense: Params
 
 
 def side_by_side(work: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
@@ -66,90 +88,76 @@ class BatchPath:
 
     def __post_init__(self) -> None:
         self.tasks = self.batch.index
-        self._weights = {name: cut(self.problem.leaves[name], self.order) for name in self.plan.low_rank}
-        self._placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in self._weights.items()}
+        self._low_rank = Placeholders({n: cut(self.problem.leaves[n], self.order) for n in self.plan.low_rank})
 
     def start(self) -> Point:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
-        return Point(dense, {}, {}, self._rule_state(dense))
+        state = over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
+        return Point(dense, {}, {}, state)
 
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:
-        """Support losses; the dense fast weights and the linear layers' probes; the layers' inputs."""
-        calls = self.plan.support_calls
-        probes = [
-            next(iter(self._weights.values())).new_zeros(len(self.batch), *call.shape).requires_grad_()
-            for call in calls
-        ]
-        noise = self.batch.support_noise[step]
-        losses, inputs, products = self._evaluate(point, self.batch.support, noise, probes, point.products)
-        variables = {
-            f"{call.name} (call {i})": probe for i, (call, probe) in enumerate(zip(calls, probes, strict=True))
-        }
-        variables.update(
-            (", ".join(bundle.names), flat) for bundle, flat in zip(self.plan.dense, point.dense, strict=True)
+        """Support losses; the linear layers' probes and the dense fast weights; what a step needs of the layers."""
+
+        def one(fast: Fast, noise: StepNoise, support: Data, probes: Any, products: Any) -> Any:
+            layers = FactoredLayers(self._low_rank, fast.factors, probes, nest.tensors(support.args), products)
+            loss = self._evaluated(fast, noise, layers, support)
+            if tuple(layers.calls) != self.plan.support_calls:
+                raise StalePlanError(f"{len(layers.calls)} calls of linear layers differ from the plan's")
+            return loss, layers.inputs, layers.products
+
+        probes, noise = self._probes(), self.batch.support_noise[step]
+        losses, inputs, products = _each_task(
+            one, self._fast(point), list(noise), self.batch.support, list(probes.values()), dict(point.products)
         )
-        return losses, variables, Seen(inputs, products)
+        dense = {", ".join(bundle.names): flat for bundle, flat in zip(self.plan.dense, point.dense, strict=True)}
+        return losses, {**probes, **dense}, Seen(inputs, products)
 
     def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: GradientOrder) -> Point:
-        """One step of the rule on the dense weights, and one more set of factors for the others."""
+        """One step of the rule; of gradient descent, on the factors of low-rank weights too."""
         found = list(grads.values())
-        deltas, dense_grads = found[: len(seen.inputs)], found[len(seen.inputs) :]
-        dense, state = self._moved(point, dense_grads, step)
-        factors = dict(point.factors)
-        for call, delta, x in zip(self.plan.support_calls, deltas, seen.inputs, strict=True):
-            if order is not GradientOrder.SECOND:
-                x = x.detach()
-            a, h = (-self.plan.rate(self.problem, call.name, step) * delta).flatten(1, -2), x.flatten(1, -2)
-            if order is GradientOrder.NONE:
-                a = a.detach()
-            factors[call.name] = _added(factors.get(call.name, ()), a, h)
+        deltas, slopes = found[: len(seen.inputs)], found[len(seen.inputs) :]
+        if self.plan.descent is None:
+            dense, state = self._moved_by_rule(point, slopes, step)
+            factors = point.factors
+        else:
+            descent, state = DescentStep(self.plan.descent, self.problem, step), None
+            dense = [descent.moved(*held) for held in zip(self.plan.dense, point.dense, slopes, strict=True)]
+            factors = descent.added(point.factors, self.plan.support_calls, deltas, seen.inputs, order)
         return Point(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
-
-    def _moved(self, point: Point, grads: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
-        if isinstance(self.problem.rule, SGD):
-            rates = (self.plan.rates(self.problem, bundle, step) for bundle in self.plan.dense)
-            return [p - rate * g for p, rate, g in zip(point.dense, rates, grads, strict=True)], None
-        update = self.problem.rule.update
-
-        def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
-            return update(params, grads, state, self.problem.learned, step)
-
-        fast, state = over_rows(one, self._by_name(point.dense), self._by_name(grads), point.state)
-        return [bundle.packed(fast) for bundle in self.plan.dense], state
-
-    def _rule_state(self, dense: Sequence[Tensor]) -> Any:
-        return over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
-
-    def _by_name(self, dense: Sequence[Tensor]) -> Params:
-        found: Params = {}
-        for bundle, flat in zip(self.plan.dense, dense, strict=True):
-            found.update(bundle.unpacked(flat))
-        return found
 
     def score(self, point: Point) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
+
+        def one(fast: Fast, noise: StepNoise, query: Data, support: Data) -> Tensor:
+            layers = FactoredLayers(self._low_rank, fast.factors, None, nest.tensors(query.args), {})
+            return self._evaluated(fast, noise, layers, query, support)
+
         with torch.set_grad_enabled(self.order is not GradientOrder.NONE):
-            return self._evaluate(point, self.batch.query, self.batch.query_noise, None, {}, self.batch.support)[0]
+            losses: Tensor = _each_task(
+                one, self._fast(point), list(self.batch.query_noise), self.batch.query, self.batch.support
+            )
+        return losses
 
     def fast_weights(self, point: Point) -> Params:
         """The fast weights, each of shape ``(tasks, *parameter)``, factors multiplied out."""
         fast = self._by_name(point.dense)
-        for name, weight in self._weights.items():
+        for name, weight in self._low_rank.weights.items():
             update = sum(a.mT @ h for a, h in point.factors.get(name, ()))
             fast[name] = (weight + update).expand(len(self.batch), *weight.shape)
         return {name: fast[name] for name in self.problem.adapted}
 
-    def _evaluate(
-        self,
-        point: Point,
-        data: Data,
-        noise: Sequence[Tensor],
-        probes: Sequence[Tensor] | None,
-        products: Mapping[LeafProduct, Tensor],
-        support: Data | None = None,
-    ) -> tuple[Tensor, list[Tensor], dict[LeafProduct, Tensor]]:
+    def _evaluated(
+        self, fast: Fast, noise: StepNoise, layers: FactoredLayers, data: Data, support: Data | None = None
+    ) -> Tensor:
+        """One task's loss on its data, or with a support set its score."""
+        placeholders = layers.placeholders.tensors
+        mode = BatchMode(noise, (*placeholders.values(), *fast.dense.values()), layers)
+        held = {**self.problem.leaves, **placeholders, **fast.dense}
+        return self.problem.program.batched(held, data, mode, fast.constrained, support)
+
+    def _fast(self, point: Point) -> Fast:
         factors = {
             name: (torch.cat([a for a, _ in pairs], 1), torch.cat([h for _, h in pairs], 1))
             for name, pairs in point.factors.items()
@@ -157,40 +165,39 @@ class BatchPath:
         constrained: Params = {}
         for bundle, flat in zip(self.plan.dense, point.dense, strict=True):
             constrained.update(bundle.constrained(flat))
+        return Fast(factors, constrained, self._by_name(point.dense))
 
-        def one(
-            dense: Params, constrained: Params, factors: Any, probes: Any, noise: Any, sets: Any, products: Any
-        ) -> tuple[Tensor, list[Tensor], dict[LeafProduct, Tensor]]:
-            fast = {**self.problem.leaves, **self._placeholders, **dense}
-            ids = {id(value) for value in (*self._placeholders.values(), *dense.values())}
-            given = iter(sets)
-            one_data = data.on(given)
-            arguments = nest.tensors(one_data.args)
-            mode = BatchMode(noise, ids, self._weights, self._placeholders, factors or {}, probes, arguments, products)
-            one_support = support and support.on(given)
-            loss = self.problem.program.batched(fast, one_data, mode, constrained, one_support)
-            if support is None and tuple(mode.calls) != self.plan.support_calls:
-                raise StalePlanError(f"{len(mode.calls)} calls of linear layers differ from the plan's")
-            return loss, mode.inputs, mode.products
+    def _by_name(self, dense: Sequence[Tensor]) -> Params:
+        found: Params = {}
+        for bundle, flat in zip(self.plan.dense, dense, strict=True):
+            found.update(bundle.unpacked(flat))
+        return found
 
-        sets = [*data.tensors(), *(support.tensors() if support else ())]
-        given = (self._by_name(point.dense), constrained, factors, probes, list(noise), sets, dict(products))
-        in_dims = tuple(0 if part else None for part in given)
-        return vmap(one, in_dims, randomness="different")(*given)
+    def _probes(self) -> Params:
+        """Zeros, each of the shape ``(tasks, *output)`` of a call of a low-rank layer."""
+        found: Params = {}
+        for i, call in enumerate(self.plan.support_calls):
+            zeros = self._low_rank.weights[call.name].new_zeros(len(self.batch), *call.shape)
+            found[f"{call.name} (call {i})"] = zeros.requires_grad_()
+        return found
 
+    def _moved_by_rule(self, point: Point, slopes: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
+        update = self.problem.rule.update
 
-def _added(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:
-    """One more update; rows that are in already, such as the support set itself, only add to their ``A``."""
-    for i, (known_a, known_h) in enumerate(pairs):
-        if _same_memory(known_h, h):
-            return (*pairs[:i], (known_a + a, known_h), *pairs[i + 1 :])
-    return (*pairs, (a, h))
+        def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
+            return update(params, grads, state, self.problem.learned, step)
+
+        fast, state = over_rows(one, self._by_name(point.dense), self._by_name(slopes), point.state)
+        return [bundle.packed(fast) for bundle in self.plan.dense], state
 
 
-def _same_memory(left: Tensor, right: Tensor) -> bool:
-    return (
-        not (left.requires_grad or right.requires_grad)
-        and left.data_ptr() == right.data_ptr()
-        and left.shape == right.shape
-        and left.stride() == right.stride()
-    )
+def _each_task(function: Callable[..., Any], *given: Any) -> Any:
+    """A function of one task's share of what is given, for all tasks by ``vmap``; a share of data is data again."""
+
+    def one(*shares: Any) -> Any:
+        pairs = zip(given, shares, strict=True)
+        return function(*(value.on(iter(share)) if isinstance(value, Data) else share for value, share in pairs))
+
+    tensors = [value.tensors() if isinstance(value, Data) else value for value in given]
+    in_dims = tuple(0 if part else None for part in tensors)
+    return vmap(one, in_dims, randomness="different")(*tensors)

@@ -12,7 +12,7 @@ probe that is added to the layer's output, so everything is exact, second order 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.types import Params
 
 Factors = tuple[Tensor, Tensor]
 """``(A, H)`` of shapes ``(rank, out)`` and ``(rank, in)``."""
 
 LeafProduct = tuple[str, int]
 """A layer's weight and the position of the argument that it is multiplied with."""
-
-_HARMLESS = {
-    getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_leaf", "_cdata")
-} | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.is_floating_point}
 
 
 class NotLinearError(Exception):
@@ -64,75 +60,78 @@ class Call:
         return torch.Size(self.shape[:-1]).numel() * (1 if self.on_data else steps)
 
 
-class BatchMode(BatchedNoise):
-    """Under ``vmap``: replays noise, and runs ``F.linear`` on weights that only it knows.
+class Placeholders:
+    """What the program holds in the place of weights that stay in factors: tensors like them, filled with NaN.
 
-    The program holds NaN-filled placeholders in place of the weights, so that a use that escapes the mode
-    can't pass for an answer.
+    No task has a weight matrix of its own that the program could hold, and only ``F.linear`` can do without. A program
+    that held the leaves instead would go on with unadapted weights wherever it used them otherwise, and look right.
+    A use that is seen is refused by the weight's name; one that is not gives NaN, which can't pass for an answer.
 
     Args:
-        noise: one tensor a draw.
-        fast: ids of the fast weights that the program holds; they count as requiring a gradient, which vmap hides.
         weights: the leaves by name.
-        placeholders: what the program holds instead.
+
+    Attributes:
+        tensors: the placeholders, by the weights' names.
+        names: the names, by the placeholders' ids.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = weights
+        self.tensors: Params = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in weights.items()}
+        self.names = {id(placeholder): name for name, placeholder in self.tensors.items()}
+
+    def refuse(self, func: Callable[..., Any], values: Iterable[Any]) -> None:
+        """Refuse a function that was given a placeholder, also within tuples and lists.
+
+        Raises:
+            NotLinearError: naming the weight and the function.
+        """
+        for value in values:
+            if isinstance(value, Tensor):
+                if id(value) in self.names:
+                    raise NotLinearError(self.names[id(value)], getattr(func, "__name__", str(func)))
+            elif isinstance(value, list | tuple):
+                self.refuse(func, value)
+
+
+class FactoredLayers:
+    """The linear layers of one evaluation whose weights are in factors.
+
+    Args:
+        placeholders: by which the layers' weights are known.
         factors: the task's update of each weight; none at the start.
         probes: zeros of the calls' shapes, in order; None adds none.
         arguments: the task's data. A layer's product with it is the same at every inner step.
         products: such products from an earlier step, by name and position.
+
+    Attributes:
+        calls: those of the layers so far, in order.
+        inputs: of each call.
+        products: of the leaves with the task's data, those given and those made since.
     """
 
     def __init__(
         self,
-        noise: Sequence[Tensor],
-        fast: Collection[int],
-        weights: Mapping[str, Tensor],
-        placeholders: Mapping[str, Tensor],
+        placeholders: Placeholders,
         factors: Mapping[str, Factors],
         probes: Iterable[Tensor] | None,
-        arguments: Sequence[Tensor] = (),
-        products: Mapping[LeafProduct, Tensor] | None = None,
+        arguments: Sequence[Tensor],
+        products: Mapping[LeafProduct, Tensor],
     ) -> None:
-        super().__init__(noise)
-        self._fast = fast
-        self._weights, self._factors = weights, factors
-        self._names = {id(placeholder): name for name, placeholder in placeholders.items()}
-        self._probes = None if probes is None else iter(probes)
-        self._arguments = {id(argument): i for i, argument in enumerate(arguments)}
-        self.products: dict[LeafProduct, Tensor] = dict(products or {})
-        self.inputs: list[Tensor] = []
+        self.placeholders = placeholders
         self.calls: list[Call] = []
+        self.inputs: list[Tensor] = []
+        self.products = dict(products)
+        self._factors = factors
+        self._probes = None if probes is None else iter(probes)
+        self._positions = {id(argument): i for i, argument in enumerate(arguments)}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        special = _SPECIAL.get(func)
-        if special is not None:
-            return special(self, func, args, kwargs)
-        if self._names and func not in _HARMLESS:
-            self._refuse(func, args)
-            self._refuse(func, kwargs.values())
-        return super().__torch_function__(func, types, args, kwargs)
+    def linear(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
+        """What the layer with this weight makes of an input.
 
-    def _on_linear(self, func: Any, args: Any, kwargs: Any) -> Any:
-        x, weight, bias = _linear_arguments(*args, **kwargs)
-        self._refuse(func, (x, bias))
-        name = self._names.get(id(weight))
-        return func(x, weight, bias) if name is None else self._linear(name, x, bias)
-
-    def _on_cross_entropy(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The same in three operations; under vmap torch's own falls apart into a dozen."""
-        if _is_elementwise(*args, **kwargs):
-            x, target = args
-            return F.softplus(x, threshold=40.0) - x * target
-        return func(*args, **kwargs)
-
-    def _on_all_true(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Pyro's validation of values, which is off here; the trial against the loop has it on."""
-        return True
-
-    def _on_requires_grad(self, func: Any, args: Any, kwargs: Any) -> Any:
-        return id(args[0]) in self._fast or func(*args)
-
-    def _linear(self, name: str, x: Tensor, bias: Tensor | None) -> Tensor:
+        Raises:
+            StalePlanError: there is no probe left for the call, or one of another shape.
+        """
         y = self._product(name, x)
         if bias is not None:
             y = y + bias
@@ -145,39 +144,14 @@ class BatchMode(BatchedNoise):
                 raise StalePlanError(f"an unplanned call of {name}")
             y = y + probe
         self.inputs.append(x)
-        self.calls.append(Call(name, tuple(y.shape), id(x) in self._arguments))
+        self.calls.append(Call(name, tuple(y.shape), id(x) in self._positions))
         return y
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        position = self._arguments.get(id(x))
+        """With the leaf, which the tasks share."""
+        leaf, position = self.placeholders.weights[name], self._positions.get(id(x))
         if position is None:
-            return F.linear(x, self._weights[name])
+            return F.linear(x, leaf)
         if (name, position) not in self.products:
-            self.products[name, position] = F.linear(x, self._weights[name])
+            self.products[name, position] = F.linear(x, leaf)
         return self.products[name, position]
-
-    def _refuse(self, func: Callable[..., Any], values: Iterable[Any]) -> None:
-        for value in values:
-            if isinstance(value, Tensor):
-                if id(value) in self._names:
-                    raise NotLinearError(self._names[id(value)], getattr(func, "__name__", str(func)))
-            elif isinstance(value, list | tuple):
-                self._refuse(func, value)
-
-
-def _is_elementwise(*args: Any, reduction: str = "mean", **options: Any) -> bool:
-    return len(args) == 2 and reduction == "none" and all(value is None for value in options.values())
-
-
-def _linear_arguments(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    return input, weight, bias
-
-
-_SPECIAL = {
-    F.linear: BatchMode._on_linear,
-    F.binary_cross_entropy_with_logits: BatchMode._on_cross_entropy,
-    torch._is_all_true: BatchMode._on_all_true,
-    torch.Tensor.requires_grad.__get__: BatchMode._on_requires_grad,  # type: ignore[attr-defined]
-}

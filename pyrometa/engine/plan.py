@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.engine.batch_mode import BatchMode
 from pyrometa.engine.bundles import Bundle, bundles
-from pyrometa.engine.low_rank import BatchMode, Call, NotLinearError
+from pyrometa.engine.low_rank import Call, FactoredLayers, NotLinearError, Placeholders
 from pyrometa.engine.problem import Problem
-from pyrometa.inner import SGD
+from pyrometa.inner import GradientDescent
 from pyrometa.types import Data, Params, TaskBatch
 
 _CACHE = 2 * 2**20  # bytes
@@ -28,92 +29,95 @@ class Plan:
         reasons: one line for each adapted parameter.
         support_calls: calls of low-rank layers in the support loss, in order.
         dense: the other parameters, by kind.
+        descent: the rule, where it is gradient descent, so that the engine takes its steps; else None.
     """
 
     low_rank: tuple[str, ...]
     reasons: dict[str, str]
     support_calls: tuple[Call, ...]
     dense: tuple[Bundle, ...]
-
-    def rate(self, problem: Problem, name: str, step: int) -> float | Tensor:
-        """The rule's rate of a low-rank weight at an inner step."""
-        return _sgd(problem).rate(name, problem.learned, step)
-
-    def rates(self, problem: Problem, bundle: Bundle, step: int) -> float | Tensor:
-        """The rule's rates of parameters that are held end to end, shape ``()`` or ``(size,)``."""
-        rule = _sgd(problem)
-        if rule.learn == "rate" or not (rule.learn or isinstance(rule.lr, Mapping)):
-            return rule.rate(bundle.names[0], problem.learned, step)
-        rates = {
-            name: torch.as_tensor(rule.rate(name, problem.learned, step)).to(problem.leaves[name]).expand(shape)
-            for name, shape in zip(bundle.names, bundle.shapes, strict=True)
-        }
-        return bundle.packed(rates)
-
-
-def _sgd(problem: Problem) -> SGD:
-    if not isinstance(problem.rule, SGD):
-        raise TypeError(f"one rate a layer is known of SGD, not of {type(problem.rule).__name__}")
-    return problem.rule
+    descent: GradientDescent | None
 
 
 def make_plan(problem: Problem, tasks: TaskBatch, low_rank: bool | Literal["auto"]) -> Plan:
     """Choose by running the program once on one task, drawing nothing from the global generator.
+
+    All matrices that adapt are candidates for factors. The program is run on placeholders of them, and some are struck
+    out: those that it uses otherwise than as the weight of a linear layer, those that it does not use, and those that
+    so many rows reach that factors cost more. Then it is run again on the rest, until all of them stay.
 
     Args:
         problem: what adapts, and how.
         tasks: those that run side by side.
         low_rank: ``"auto"`` holds factors where that pays, True wherever it is exact, False nowhere.
     """
-    reasons = dict.fromkeys(problem.adapted, "dense: not the weight of a linear layer")
+    descent = problem.rule if isinstance(problem.rule, GradientDescent) else None
     if low_rank is False:
-        return _all_dense(problem, dict.fromkeys(reasons, "dense: low_rank=False"))
-    if not isinstance(problem.rule, SGD) or problem.rule.learn == "parameter":
-        return _all_dense(problem, dict.fromkeys(reasons, "dense: the rule scales each element by itself"))
+        return _all_dense(problem, descent, "dense: low_rank=False")
+    if descent is None or descent.one_rate_for == "element":
+        return _all_dense(problem, descent, "dense: the rule scales each element by itself")
+    reasons = dict.fromkeys(problem.adapted, "dense: not the weight of a linear layer")
     candidates = {name: problem.leaves[name] for name in problem.adapted if problem.leaves[name].dim() == 2}
+    calls: Sequence[Call] = ()
     while candidates:
-        try:
-            calls = _calls(problem, candidates, tasks.support[0], tasks.query[0])
-        except NotLinearError as error:
-            reasons[error.name] = f"dense: used by {error.operation}"
-            del candidates[error.name]
-            continue
-        ranks = {n: sum(call.rank(problem.steps) for call in calls if call.name == n) for n in candidates}
-        high = {
-            n
-            for n, rank in ranks.items()
-            if rank == 0 or (low_rank == "auto" and not _pays(candidates[n], rank, len(tasks)))
-        }
-        for name in high:
-            reasons[name] = f"dense: rank {ranks[name]} is past what pays" if ranks[name] else "dense: not in use"
-            del candidates[name]
-        if not high:
-            reasons |= {n: f"low-rank: rank {ranks[n]}" for n in candidates}
-            return Plan(tuple(candidates), reasons, tuple(calls), _dense(problem, candidates))
-    return _all_dense(problem, reasons)
+        calls, struck = _tried(problem, candidates, tasks, low_rank)
+        reasons |= struck
+        if not struck:
+            break
+        candidates = {name: weight for name, weight in candidates.items() if name not in struck}
+    calls = [call for call in calls if call.name in candidates]
+    reasons |= {name: f"low-rank: rank {_rank(problem, calls, name)}" for name in candidates}
+    return Plan(tuple(candidates), reasons, tuple(calls), _dense(problem, candidates), descent)
 
 
-def _all_dense(problem: Problem, reasons: dict[str, str]) -> Plan:
-    return Plan((), reasons, (), _dense(problem, ()))
+def _all_dense(problem: Problem, descent: GradientDescent | None, reason: str) -> Plan:
+    return Plan((), dict.fromkeys(problem.adapted, reason), (), _dense(problem, ()), descent)
 
 
 def _dense(problem: Problem, low_rank: Collection[str]) -> tuple[Bundle, ...]:
     return bundles(problem.program.leaves[name] for name in problem.adapted if name not in low_rank)
 
 
-def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> list[Call]:
-    """Calls of the layers in the support loss; the score is run too, for the uses in it."""
-    placeholders = {n: torch.full_like(w, torch.nan).requires_grad_() for n, w in weights.items()}
+def _tried(
+    problem: Problem, candidates: Params, tasks: TaskBatch, low_rank: bool | Literal["auto"]
+) -> tuple[Sequence[Call], dict[str, str]]:
+    """The calls of the candidates' layers in the support loss, and the reasons why some are to be dense."""
+    try:
+        calls = _calls(problem, candidates, tasks.support[0], tasks.query[0])
+    except NotLinearError as error:
+        return (), {error.name: f"dense: used by {error.operation}"}
+    struck = {}
+    for name, weight in candidates.items():
+        rank = _rank(problem, calls, name)
+        if rank == 0:
+            struck[name] = "dense: not in use"
+        elif low_rank == "auto" and not _pays(weight, rank, len(tasks)):
+            struck[name] = f"dense: rank {rank} is past what pays"
+    return calls, struck
 
-    def run(data: Data, given: Data | None = None) -> list[Call]:
-        arguments = nest.tensors(data.args)
-        mode = BatchMode((), {id(p) for p in placeholders.values()}, weights, placeholders, {}, None, arguments)
+
+def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> Sequence[Call]:
+    """Calls of the layers in the support loss; the score is run too, for the uses in it.
+
+    Raises:
+        NotLinearError: a weight is used otherwise.
+    """
+    placeholders = Placeholders(weights)
+
+    def run(data: Data, given: Data | None = None) -> Sequence[Call]:
+        layers = FactoredLayers(placeholders, {}, None, nest.tensors(data.args), {})
+        mode = BatchMode((), placeholders.tensors.values(), layers)
         with torch.random.fork_rng(), torch.enable_grad():
-            problem.program.batched(placeholders, data, mode, support=given)
-        return mode.calls
+            problem.program.batched(placeholders.tensors, data, mode, support=given)
+        return layers.calls
 
     run(query, support)
     return run(support)
+
+
+def _rank(problem: Problem, calls: Sequence[Call], name: str) -> int:
+    """Of the weight's update after all inner steps."""
+    return sum(call.rank(problem.steps) for call in calls if call.name == name)
 
 
 def _pays(weight: Tensor, rank: int, tasks: int) -> bool:

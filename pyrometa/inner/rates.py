@@ -78,6 +78,14 @@ class Rates:
         for name in params:
             self._fixed(name)
 
+    @property
+    def one_rate_for(self) -> Literal["all", "tensor", "element"]:
+        """What has a single rate: all parameters together, each parameter tensor, or each of its elements."""
+        if self.learn == "parameter":
+            return "element"
+        one = self.learn == "rate" or (self.learn is None and not isinstance(self.lr, Mapping))
+        return "all" if one else "tensor"
+
     def _fixed(self, name: str) -> float:
         if not isinstance(self.lr, Mapping):
             return self.lr

@@ -1,9 +1,9 @@
-"""What an inner rule is: three pure functions."""
+"""What an inner rule is: three pure functions; and what is known of one that is gradient descent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,3 +36,24 @@ class InnerRule(Protocol):
         step: int,
     ) -> tuple[Params, Any]:
         """One step: the new fast weights and the new state, differentiable in all tensors given."""
+
+
+@runtime_checkable
+class GradientDescent(InnerRule, Protocol):
+    r"""A rule that is gradient descent, and tells its rates.
+
+    .. math:: \phi_{k+1} = \phi_k - \alpha \, \nabla_{\phi_k} \text{loss}(\phi_k)
+
+    It has no state, and its :meth:`update` is this and no more. So an engine may take the step in its place, on fast
+    weights in whatever form it holds them; a rule that does anything else with a gradient must not have these members.
+
+    Attributes:
+        one_rate_for: what has a single rate: all parameters together, each parameter tensor, or each of its elements.
+    """
+
+    @property
+    def one_rate_for(self) -> Literal["all", "tensor", "element"]:
+        """What has a single rate."""
+
+    def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
+        """The rate of a parameter at an inner step: of shape ``()``, or the parameter's where each element has one."""

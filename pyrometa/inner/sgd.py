@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
@@ -75,6 +76,11 @@ class SGD:
     ) -> tuple[Params, None]:
         """One step along ``-grads``."""
         return self._rates.moved(params, grads, learned, step), None
+
+    @property
+    def one_rate_for(self) -> Literal["all", "tensor", "element"]:
+        """What has a single rate, so that engines may take the step, as of any ``GradientDescent``."""
+        return self._rates.one_rate_for
 
     def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
         """The rate of a parameter at an inner step."""
