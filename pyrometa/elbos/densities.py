@@ -41,7 +41,7 @@ def log_density(sites: Iterable[Any]) -> Tensor | float:
 
 
 def _plain_normal(site: Any) -> Normal | None:
-    """A site's Normal, where its elements simply add up."""
+    """A site's Normal, where its log probability is the plain sum over its elements: no scale, no mask; else None."""
     fn: Distribution = site["fn"]
     while isinstance(fn, Independent):
         fn = fn.base_dist

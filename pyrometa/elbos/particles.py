@@ -1,4 +1,4 @@
-"""Traces of the particles of an ELBO, and the terms that are read off them."""
+"""The traces of an ELBO's particles, and the terms of the ELBO that are computed from a trace."""
 
 from __future__ import annotations
 

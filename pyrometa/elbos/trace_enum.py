@@ -57,7 +57,11 @@ def _particle(model: Trace, guide: Trace) -> Tensor:
 
 
 def _expectation(dice: Dice, costs: Terms) -> Tensor:
-    """The costs weighted by their DiCE factors, which are 1 in value at sampled sites and carry their scores."""
+    """The sum of the costs, each weighted by its DiCE factor.
+
+    The factor of an enumerated site is its probability. That of a sampled site is 1 in value, and its derivative is
+    the site's score, so that the gradient of the sum is the score-function estimator's.
+    """
     total: Any = 0.0
     with shared_intermediates() as cache:
         ring = _Ring(cache)
@@ -84,7 +88,7 @@ def _weights(ring: LogRing, factors: Sequence[Tensor], costs: Sequence[Tensor]) 
 
 
 def _weighted(cost: Tensor, weight: Tensor | None) -> Tensor:
-    """The sum of a weighted cost; one of weight zero may be infinite."""
+    """The sum of a cost times its weight; where the weight is zero the cost counts as zero, infinite or not."""
     if weight is None:
         return cost.sum()
     cost, weight = packed.broadcast_all(cost, weight)

@@ -34,7 +34,7 @@ class Point:
         dense: parameters of one kind end to end, ``(tasks, size)`` for each kind of the plan.
         factors: low-rank updates of the weights of linear layers, ``(A, H)`` of shapes ``(tasks, rank, out)`` and
             ``(tasks, rank, in)``, a pair for each set of rows.
-        products: products of the support set with the leaves, which no step changes.
+        products: of the low-rank leaves with the support set, kept since they are the same at every step.
         state: the rule's state.
     """
 
@@ -46,7 +46,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one evaluation leaves for the step: the inputs of the low-rank layers, and the products."""
+    """What a step needs of the evaluation before it.
+
+    Attributes:
+        inputs: of each call of a low-rank layer.
+        products: as in :class:`Point`.
+    """
 
     inputs: list[Tensor]
     products: dict[LeafProduct, Tensor]
@@ -67,7 +72,11 @@ class Fast(NamedTuple):
 
 
 def side_by_side(work: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
-    """Do a work on tasks side by side, after which the program holds no tensor of all of them."""
+    """Do a work on tasks side by side.
+
+    A program may keep tensors of its last run. After the work they are mended: they are the last task's, not wrappers
+    of all tasks'.
+    """
     try:
         return work(path)
     finally:

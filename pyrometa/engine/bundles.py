@@ -24,7 +24,7 @@ class Bundle:
     Attributes:
         names: whose they are.
         shapes: of each.
-        constraint: what the program sees them through, where that is done to each element by itself; else None.
+        constraint: on the values that the program sees, where it acts on each element by itself; else None.
     """
 
     names: tuple[str, ...]
@@ -45,12 +45,16 @@ class Bundle:
         return {n: p.view(len(flat), *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
 
     def constrained(self, flat: Tensor) -> Params:
-        """What the program sees, each ``(tasks, *shape)``; empty where the constraint is left to the program."""
+        """What the program sees, each ``(tasks, *shape)``; empty where the program applies the constraint by itself."""
         return {} if self.constraint is None else self.unpacked(transform_to(self.constraint)(flat))
 
 
 def bundles(leaves: Iterable[Leaf]) -> tuple[Bundle, ...]:
-    """Leaves by kind, in the program's order."""
+    """Leaves by kind, in the program's order.
+
+    Of one kind are those of one type and device with the same constraint, if it is one that acts on each element by
+    itself; a large leaf is always by itself.
+    """
     found: dict[object, list[Leaf]] = {}
     for leaf in leaves:
         alone = leaf.name if leaf.tensor.numel() > _SMALL else None

@@ -1,4 +1,4 @@
-"""Which of many units, tasks or rows, show all that is seen to vary."""
+"""A few of many units (tasks, or rows) that between them show each column vary that varies at all."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def telling(columns: Iterable[Tensor], most: int = _MOST) -> list[int]:
 
 
 def _differs(values: Tensor) -> Tensor:
-    """Of each unit, the columns in which it is not all the first row of the first one."""
+    """For each unit, the columns in which some row of it differs from the first row of the first unit."""
     return (values != values[:1, :1]).any(1)

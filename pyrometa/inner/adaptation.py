@@ -67,10 +67,23 @@ class Path(Protocol[Point]):
         """The point where adaptation starts."""
 
     def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Any]:
-        """Support loss of each task, shape ``(tasks,)``; what to differentiate it by; what :meth:`move` needs of it."""
+        """The support losses at a point.
+
+        Returns:
+            The loss of each task, shape ``(tasks,)``; by name, what to differentiate their sum by; and whatever
+            :meth:`move` is to be given of this evaluation.
+        """
 
     def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Any, order: GradientOrder) -> Point:
-        """The next point."""
+        """The next point.
+
+        Args:
+            point: the one before.
+            grads: the gradients by what :meth:`loss` named.
+            step: which inner step, from 0.
+            seen: what :meth:`loss` returned last.
+            order: how much of this step is differentiated through.
+        """
 
 
 def adapt(path: Path[Point], steps: int) -> Iterator[Point]:

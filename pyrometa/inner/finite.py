@@ -9,5 +9,8 @@ from torch import Tensor
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether the sum of all elements is finite: then each element is. False asks for a closer look."""
+    """Whether all elements are finite, by their sum: if that is, each of them is.
+
+    The sum of finite numbers may overflow, so that False says that a closer look is needed.
+    """
     return bool(torch.isfinite(torch.stack([tensor.detach().sum() for tensor in tensors]).sum()))

@@ -22,7 +22,7 @@ def averaged(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float)
 
 
 def unbiased(average: Tensor, decay: float, step: int) -> Tensor:
-    """An average that started at zero, as if it had started at its first value."""
+    """An average without the bias of its start at zero: over the sum of the weights that it has given so far."""
     return average / (1 - decay ** (step + 1))
 
 

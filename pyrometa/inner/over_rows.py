@@ -1,4 +1,4 @@
-"""A rule made for one task's tensors, on many side by side."""
+"""A function of one row's tensors, such as a rule of one task's, for many rows side by side."""
 
 from __future__ import annotations
 

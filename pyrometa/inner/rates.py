@@ -111,5 +111,5 @@ class Rates:
     def moved(
         self, params: Mapping[str, Tensor], along: Mapping[str, Tensor], learned: Mapping[str, Tensor], step: int
     ) -> Params:
-        """The fast weights, each a rate's length against the direction given for it."""
+        """The fast weights after a step: each parameter minus its rate times the direction given for it."""
         return {n: p - self.rate(n, learned, step) * along[n] for n, p in params.items()}

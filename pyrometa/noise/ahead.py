@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,37 +27,45 @@ def draw_noise(
     Returns:
         For each group and step, one tensor a draw of shape ``(tasks, *draw.shape)``.
     """
-    noise: list[tuple[tuple[Tensor, ...], ...]] = [((),) * steps] * len(tapes)
-    for members in _alike(tapes).values():
-        positions = sorted(p for i in members for p in tasks[i])
-        columns = zip(*(tapes[i] for i in members), strict=True)
-        blocks = [_largest(column).sample(len(positions), steps) for column in columns]
+    noise: dict[int, tuple[tuple[Tensor, ...], ...]] = {}
+    for groups in _alike(tapes):
+        positions = sorted(position for i in groups for position in tasks[i])
+        common = _common([tapes[i] for i in groups], len(positions), steps)
         row = {position: r for r, position in enumerate(positions)}
-        for i in members:
-            rows = [row[p] for p in tasks[i]]
-            parts = [_part(block, rows, draw).unbind(1) for block, draw in zip(blocks, tapes[i], strict=True)]
-            noise[i] = tuple(zip(*parts, strict=True)) if parts else ((),) * steps
-    return noise
+        for i in groups:
+            noise[i] = _read(common, tapes[i], [row[position] for position in tasks[i]], steps)
+    return [noise[i] for i in range(len(tapes))]
 
 
-def _part(block: Tensor, rows: Sequence[int], draw: Draw) -> Tensor:
-    """The rows and the leading part of a common draw, shape ``(tasks, steps, *largest)``, that a group reads."""
-    if len(rows) < len(block):
-        block = block[torch.tensor(rows, device=block.device)]
-    for dim, size in enumerate(draw.shape, start=2):
-        block = block.narrow(dim, 0, size)
-    return block
-
-
-def _alike(tapes: Sequence[Tape]) -> Mapping[Any, list[int]]:
-    """Indices of the tapes that differ at most in the sizes of their draws."""
-    groups: dict[Any, list[int]] = {}
+def _alike(tapes: Sequence[Tape]) -> Iterable[list[int]]:
+    """Groups by their tapes, which are alike if they differ at most in the sizes of their draws."""
+    found: dict[Any, list[int]] = {}
     for i, tape in enumerate(tapes):
         key = tuple((d.kind, len(d.shape), d.dtype, d.device) for d in tape)
-        groups.setdefault(key, []).append(i)
-    return groups
+        found.setdefault(key, []).append(i)
+    return found.values()
+
+
+def _common(tapes: Sequence[Tape], tasks: int, steps: int) -> list[Tensor]:
+    """The draws of all tasks of tapes that are alike, each as large as any of them needs: ``(tasks, steps, *draw)``."""
+    return [_largest(column).sample(tasks, steps) for column in zip(*tapes, strict=True)]
 
 
 def _largest(draws: Sequence[Draw]) -> Draw:
     shape = tuple(max(sizes) for sizes in zip(*(d.shape for d in draws), strict=True))
     return Draw(draws[0].kind, shape, draws[0].dtype, draws[0].device)
+
+
+def _read(common: Sequence[Tensor], tape: Tape, rows: Sequence[int], steps: int) -> tuple[tuple[Tensor, ...], ...]:
+    """What a group reads of the common draws: for each step, its tasks' rows of each draw of its tape."""
+    draws = [_part(drawn, rows, draw).unbind(1) for drawn, draw in zip(common, tape, strict=True)]
+    return tuple(zip(*draws, strict=True)) if draws else ((),) * steps
+
+
+def _part(drawn: Tensor, rows: Sequence[int], draw: Draw) -> Tensor:
+    """Some tasks' rows of a common draw, and of these the leading block of a draw's shape."""
+    if len(rows) < len(drawn):
+        drawn = drawn[torch.tensor(rows, device=drawn.device)]
+    for dim, size in enumerate(draw.shape, start=2):
+        drawn = drawn.narrow(dim, 0, size)
+    return drawn

@@ -17,14 +17,15 @@ from pyrometa.rewrites.recurrent_layers import Layer, by_formula
 
 
 class BatchedNoise(ReplayNoise):
-    """Replays noise under ``vmap``, where a draw can't be written into an unbatched tensor.
+    """Replays noise under ``vmap``, and answers what vmap can't do by :data:`pyrometa.rewrites.batched.BATCHED`.
 
-    In-place draws are answered with a new tensor. What was to be filled is filled with NaN, so that a program
-    that goes on with it can't pass for right.
+    A draw differs from task to task, so that it can't be written into a tensor that all tasks share. An in-place draw
+    is answered with a new tensor, and the one that was to be filled is filled with NaN, so that a program that goes on
+    with it can't pass for right.
     """
 
     def fill(self, target: Tensor, value: Tensor) -> Tensor:
-        """The value itself."""
+        """The value itself, as a new tensor; the target holds NaN from then on."""
         if target.is_floating_point():
             target.fill_(math.nan)
         return value.to(target.dtype)

@@ -57,7 +57,7 @@ class Dropout:
 
 
 def dropout_call(func: Any, args: Any, kwargs: Any) -> Dropout | None:
-    """The call of dropout that a function call is, or None where it is none or draws nothing."""
+    """A function call as a call of dropout, or None where it is something else or draws nothing."""
     read = _READERS.get(func)
     call = read(*args, **kwargs) if read else None
     return call if call is not None and 0 < call.p <= 1 else None
@@ -82,7 +82,7 @@ def _elements(input: Tensor) -> tuple[int, ...]:
 
 
 def _channels(unbatched: int) -> Callable[[Tensor], tuple[int, ...]]:
-    """The shape of a draw for each channel; an input of so many dimensions has no batch dimension."""
+    """The shape of a draw for each channel, of an input that is a batch unless it has so few dimensions."""
 
     def shape(input: Tensor) -> tuple[int, ...]:
         leading = 1 if input.dim() == unbatched else 2

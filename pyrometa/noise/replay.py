@@ -22,7 +22,7 @@ _SEED = Draw("seed", (), torch.int64, torch.device("cpu"))
 
 
 class NoiseMode(TorchFunctionMode, ABC):
-    """Answers torch's random functions from ``self.next_draw`` instead of the global generator."""
+    """Within it, torch's random functions are answered from :meth:`next_draw` instead of the global generator."""
 
     @abstractmethod
     def next_draw(self, draw: Draw) -> Tensor:
@@ -112,7 +112,14 @@ class RecordNoise(NoiseMode):
 
 
 class ReplayNoise(NoiseMode):
-    """Hands out ``noise`` draw by draw; a draw that does not fit, and all after it, is from the task's own stream."""
+    """Hands out noise draw by draw.
+
+    A draw that the next tensor of the noise does not fit, and all draws after it, are made from a stream of the task's
+    own, whose seed is made of its noise. Where there is no noise at all, they are from the global generator.
+
+    Args:
+        noise: one tensor a draw.
+    """
 
     def __init__(self, noise: Sequence[Tensor]) -> None:
         super().__init__()
@@ -122,7 +129,11 @@ class ReplayNoise(NoiseMode):
         self._late = 0
 
     def expecting(self, kinds: Kinds) -> ReplayNoise:
-        """Itself, handing out noise only for the kind of draw that it is."""
+        """Itself, but for a difference: noise that is known to be normal answers no uniform draw, and so on.
+
+        Args:
+            kinds: those known of the program's noise; other noise counts as of the kind that is asked for.
+        """
         self._kinds = iter(kinds.of(self._start))
         return self
 
@@ -139,12 +150,15 @@ class ReplayNoise(NoiseMode):
         return drawn_for_each_task(FILLED_BY[draw.kind], [draw.blank()], stream_of(self._start) + self._late)
 
     def fresh(self, draw: Draw) -> Tensor:
-        """A draw of a program that drew nothing when its tape was recorded."""
+        """A draw from the global generator, for a program that drew nothing when its tape was recorded."""
         return draw.sample()
 
 
 def _answers(noise: Tensor, kind: Kind, draw: Draw) -> bool:
-    """Whether noise may answer a draw: of its kind, shape and precision, or raised to double with all that it meets."""
+    """Whether noise may answer a draw: it has its kind, shape and precision.
+
+    Double for single is let pass: the trial runs single-precision programs in double, noise and all.
+    """
     raised = (noise.dtype, draw.dtype) == (torch.float64, torch.float32)
     return kind == draw.kind and tuple(noise.shape) == draw.shape and (noise.dtype == draw.dtype or raised)
 

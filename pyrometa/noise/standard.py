@@ -95,7 +95,11 @@ def _bernoulli(u: Tensor, input: Tensor, p: Any = None, **_: Any) -> Tensor:
 
 
 def _choices(u: Tensor, input: Tensor, num_samples: int, replacement: bool = False, **_: Any) -> Tensor:
-    """Indices drawn in proportion to ``input``: by the inverse distribution function, or in the order of a race."""
+    """Indices drawn in proportion to ``input``.
+
+    One, or several that may repeat: where the cumulative weights pass the noise. Several that may not: those that come
+    first where each index takes an exponential time at the rate of its weight.
+    """
     if not replacement and num_samples > 1:
         return (-torch.log1p(-u) / input).topk(num_samples, largest=False).indices
     below = input.cumsum(-1)

@@ -53,7 +53,9 @@ def drawn_from_stream(func: Any, given: Sequence[Tensor], seed: Tensor) -> Tenso
 
 
 def drawn_for_each_task(name: str, given: Sequence[Tensor], seed: Tensor) -> Tensor:
-    """The same, by the function's name, for tasks under ``vmap``, and in a recording; or standard noise.
+    """:func:`drawn_from_stream`, or standard noise from a stream, as an operation that vmap and recordings can hold.
+
+    Under ``vmap`` each task's draw is from the stream of its own seed.
 
     Args:
         name: of the function in torch, or ``"normal_"``, ``"uniform_"`` or ``"random_"`` of ``given``'s shape and type.
@@ -64,9 +66,10 @@ def drawn_for_each_task(name: str, given: Sequence[Tensor], seed: Tensor) -> Ten
 
 
 def stream_of(noise: Sequence[Tensor]) -> Tensor:
-    """A seed, shape ``()``, for what a program draws that its noise does not hold: the noise's bits, mixed.
+    """A seed, shape ``()``, for draws that a task's noise was not made for: the bits of all its noise, mixed.
 
-    Zeros, which noise is padded with, count for nothing.
+    So it is another for each task and step, and the same however the tasks are run. Zeros add nothing to it, since
+    noise is padded with them.
     """
     return torch.stack([_mixed(part).sum() for part in noise]).sum()
 
@@ -122,7 +125,11 @@ _drawn.register_autograd(_backward, setup_context=_keep)
 
 @_drawn.register_vmap
 def _batched(info: Any, in_dims: Any, name: str, given: Sequence[Tensor], seed: Tensor) -> tuple[Tensor, int]:
-    """Where only the parameters are batched, their dimension comes after the seeds': one stream draws for all."""
+    """The rule for vmap.
+
+    Where seeds are batched, each draws its task's part. Where only parameters are, the one stream draws for all of
+    them, so that their dimension comes after the seeds'.
+    """
     _, dims, seed_dim = in_dims
     if seed_dim is not None:
         seed = seed.movedim(seed_dim, 0)

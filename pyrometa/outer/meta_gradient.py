@@ -1,4 +1,4 @@
-"""What a meta-gradient is: losses and gradients of some tasks, from a run of their inner loop."""
+"""What a meta-gradient is: from a run of some tasks' inner loop, their query losses and the gradient of the sum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ class MetaGradient(Work, Protocol):
         """Whether all inner steps of a task see the same noise."""
 
     def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
-        """Refuse what it can't learn through: a rule, what the rule learns, a number of inner steps above 0.
+        """Refuse an inner loop that it can't learn through; asked where there are inner steps.
+
+        Args:
+            rule: the inner rule.
+            learned: what the rule learns, by name.
+            steps: number of inner steps K, above 0.
 
         Raises:
             ValueError: with the cure.

@@ -38,22 +38,24 @@ class TaskRows:
         return torch.cat([part.reshape(self.tasks, -1) for part in parts], dim=1)
 
     def by_name(self, rows: Tensor, weights: Mapping[str, Tensor]) -> Params:
-        """Rows of shape ``(tasks, size)`` in the form of fast weights, which are the variables by name.
+        """Rows of shape ``(tasks, size)`` in the form of fast weights.
 
-        How the variables are laid out is the engine's business. The fast weights tell: their derivative by the
-        variables is that rearrangement, and here it is applied, by differentiating it the other way round.
+        How an engine lays the variables out is its own business. But the fast weights are linear in them, ``J v``, and
+        ``J`` applied to the rows is what is asked for. Backward, autograd gives ``J^T p`` for any p, which is linear in
+        p; the derivative of that, again backward, along the rows is ``J rows``.
 
         Args:
             rows: what to rearrange.
             weights: the fast weights, each of shape ``(tasks, *parameter)``, on the variables' graph.
         """
-        probes = [torch.zeros_like(weight).requires_grad_() for weight in weights.values()]
-        back = torch.autograd.grad(list(weights.values()), list(self.variables), probes, create_graph=True)
-        sizes = [v.numel() // self.tasks for v in self.variables]
-        parts = [
-            part.reshape(v.shape).to(v.dtype) for part, v in zip(rows.split(sizes, 1), self.variables, strict=True)
-        ]
-        return dict(zip(weights, torch.autograd.grad(back, probes, parts), strict=True))
+        p = [torch.zeros_like(weight).requires_grad_() for weight in weights.values()]
+        transposed = torch.autograd.grad(list(weights.values()), list(self.variables), p, create_graph=True)
+        return dict(zip(weights, torch.autograd.grad(transposed, p, self._as_variables(rows)), strict=True))
+
+    def _as_variables(self, rows: Tensor) -> list[Tensor]:
+        """Rows in parts of the variables' shapes."""
+        parts = rows.split([v.numel() // self.tasks for v in self.variables], 1)
+        return [part.reshape(v.shape).to(v.dtype) for part, v in zip(parts, self.variables, strict=True)]
 
     def half_square(self) -> Tensor:
         """Half the squared length of all rows together, a scalar."""

@@ -14,7 +14,9 @@ _Copies = list[tuple[Sequence[Tensor], Tensor]]
 
 
 class Undo:
-    """The leaves and their gradients, and the optimiser's state and groups, put back if what runs within fails.
+    """A context that undoes an update: if what runs within fails, all that it changed is put back.
+
+    That is the leaves and their gradients, and the optimiser's state and groups.
 
     Args:
         optimizer: a torch optimiser.
@@ -62,7 +64,7 @@ def _kept(holder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copied(tensors: Iterable[Tensor]) -> _Copies:
-    """Copies end to end, which are quickly made of many small tensors."""
+    """Copies of tensors, those of one type and device end to end: one copy is faster than many small ones."""
     alike: dict[Any, list[Tensor]] = {}
     for tensor in tensors:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)

@@ -54,5 +54,4 @@ BATCHED: dict[Any, Callable[..., Any]] = {
     torch._pad_packed_sequence: pad_packed_sequence,
     **CELLS,
 }
-"""What distributions and Pyro do that vmap forbids, warns of or gets wrong, in other words."""
-"""By function, what is called in its place."""
+"""By function of torch, as distributions, Pyro and programs call them, what is called in its place."""

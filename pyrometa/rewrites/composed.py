@@ -41,7 +41,7 @@ def _randint_like(
 
 
 def _integers(limits: Sequence[int], named: Any, size: Any, dtype: torch.dtype, device: Any) -> Tensor:
-    """Below the last limit, from the one before it, 0 by default."""
+    """Whole numbers below the last limit given; from the one before it, or from 0 where there is a single one."""
     last = [named["high"]] if "high" in named else []
     low, high = (named.get("low", 0), *limits, *last)[-2:]
     return (low + torch.rand(size, dtype=torch.float64, device=device) * (high - low)).floor().to(dtype)
@@ -54,7 +54,7 @@ def _random_in_place(target: Tensor, *limits: Any, **named: Any) -> Tensor:
 
 
 def _most(dtype: torch.dtype) -> int:
-    """The largest integer up to which a type holds all."""
+    """The largest whole number up to which a type can hold every whole number."""
     return int(2 / torch.finfo(dtype).eps) if dtype.is_floating_point else torch.iinfo(dtype).max
 
 
@@ -68,4 +68,4 @@ COMPOSED: dict[Any, Callable[..., Any]] = {
     torch.randint_like: _randint_like,
     torch.Tensor.random_: _random_in_place,
 }
-"""The same functions, whose draws are seen where a function mode is in force."""
+"""The same functions. What they draw is drawn by functions that a function mode in force sees, and can answer."""

@@ -25,7 +25,7 @@ def lengths_of(batch_sizes: Tensor, device: torch.device) -> Tensor:
 
 
 def padded(data: Tensor, batch_sizes: Tensor) -> Tensor:
-    """Packed data as ``(time, rows, ...)``; past the end of a sequence stands what is finite and means nothing."""
+    """Packed data as ``(time, rows, ...)``; past the end of a sequence stand finite numbers that mean nothing."""
     lengths = lengths_of(batch_sizes, data.device)
     if _own_lengths(batch_sizes) is not None:
         whole = data.unflatten(0, (-1, len(lengths)))

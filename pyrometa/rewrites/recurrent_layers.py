@@ -1,4 +1,8 @@
-"""GRU, LSTM and RNN layer by layer: what is between layers is drawn, and a layer is computed by formula under vmap."""
+"""GRU, LSTM and RNN layer by layer.
+
+torch computes all layers in one call, and draws the dropout between them inside. Here that dropout is a draw that is
+seen, and under vmap, where torch's own call has no batching rule, each layer is computed by formula.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ class Layer:
         start: the state's parts, each ``(directions, rows, units)``.
         weights: of each direction end to end.
         has_biases: whether there are biases among them.
-        training: as torch's own is to know.
+        training: whether the network is in training, which torch's own function asks for.
         bidirectional: whether there are two directions.
     """
 

@@ -1,4 +1,4 @@
-"""What torch differentiates once and not twice, in words that it differentiates twice."""
+"""Functions that torch differentiates once, but not twice or wrongly so, written so that it can differentiate twice."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TWICE: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: _multi_head_attention,
     torch._weight_norm: _weight_norm,
 }
-"""The same functions, right to second order."""
+"""By function of torch, one of the same values and gradients whose second derivatives are right as well."""
 
 
 class TwiceDifferentiable(TorchFunctionMode):
