@@ -12,7 +12,7 @@ from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import public
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import InnerRule, GradientOrder
+from pyrometa.inner import GradientOrder, InnerRule
 from pyrometa.noise.batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.guards import second_order
