@@ -9,7 +9,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -27,33 +27,18 @@ from torch.func import functionalize
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-from torch.utils._pytree import tree_unflatten
 
 import pyrometa as pm
 from benchmarks.measure import interleaved, one_core, table, write_json
 from benchmarks.workloads import Workload, local_params, workload
 from pyrometa.engine.plan import make_plan
-from pyrometa.engine.problem import Problem, Work
-from pyrometa.engine.record import traced
+from pyrometa.engine.recorded import BatchFunction
+from pyrometa.recording.record import trace
 from pyrometa.recording.simplify import simplified
-from pyrometa.types import TaskBatch
 
 Inputs = Sequence[Tensor]
 Pass = Callable[[GraphModule, Inputs], GraphModule]
 TOLERANCE = 1e-5  # relative, in single precision
-
-
-class Tracer:
-    """Stands for an engine, and keeps the graph of the meta-step that it is asked for."""
-
-    graph: GraphModule
-    inputs: list[Tensor]
-
-    def run(self, problem: Problem, tasks: Sequence[TaskBatch], work: Work) -> Iterator[tuple[tuple[int, ...], Any]]:
-        """Record the work on tasks of one shape."""
-        (batch,) = tasks
-        self.graph, self.inputs, result = traced(problem, batch, work, make_plan(problem, batch, "auto"))
-        yield batch.index, tree_unflatten(self.graph(*self.inputs), result)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -97,12 +82,15 @@ def run(work: Workload, rounds: int) -> dict[str, Any]:
 
 def recorded(work: Workload) -> tuple[GraphModule, list[Tensor]]:
     """The graph of a meta-step before it is simplified, and what it was recorded on."""
-    problem, tracer = work.build(), Tracer()
-    settings: Any = {"inner": pm.SGD(work.inner_lr), "steps": work.steps, "reduction": "mean", "engine": tracer}
+    problem = work.build()
+    settings: Any = {"inner": pm.SGD(work.inner_lr), "steps": work.steps, "reduction": "mean"}
     meta = pm.MetaSVI(problem.model, problem.guide, pyro.optim.Adam({"lr": work.outer_lr}), **settings)
     with local_params():
-        meta.loss_and_grads(problem.support, problem.query)
-    return tracer.graph, [value.detach() for value in tracer.inputs]
+        meta.init(problem.support)
+        adaptation, (batch,) = meta._problem(problem.support, problem.query, None, work.steps)
+        step = BatchFunction(adaptation, batch, meta.meta_gradient, make_plan(adaptation, batch, "auto"))
+        inputs = [value.clone() for value in step.tensors()]
+        return trace(step.on, inputs, step.parameters)[0], inputs
 
 
 def in_turn(passes: Mapping[str, Pass], graph: GraphModule, inputs: Inputs) -> dict[str, tuple[GraphModule, float]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrometa.atomic.exclusive import exclusive
 from pyrometa.beginning import Beginning
-from pyrometa.engine import Engine, Problem
+from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, step_count, step_counts
 from pyrometa.learner import Learner, check_grad_mode, check_meta_gradient
@@ -109,6 +109,7 @@ class MetaSVI:
         self.inner: InnerRule = SGD() if own.inner is None else own.inner
         self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
+        self._runners = Runners()
 
     @property
     def _program(self) -> Given | Program:
@@ -171,7 +172,7 @@ class MetaSVI:
         problem, tasks = self._problem(support, query, kwargs, self.steps)
         check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
         with naming_lines(problem.program):
-            losses, grads = loss_and_grads(self.meta_gradient, self.engine, problem, tasks)
+            losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks)
         check_finite(losses, grads, self.steps)
         return losses.mean(), grads
 
@@ -210,7 +211,7 @@ class MetaSVI:
         at = range(self.steps + 1) if steps is None else step_counts(steps)
         problem, tasks = self._problem(support, query, kwargs, max(at))
         with naming_lines(problem.program):
-            return self.engine.scores(problem, tasks, at)
+            return self._runner.scores(problem, tasks, at)
 
     def adapt(self, support: Any, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
         """Fit one task.
@@ -234,18 +235,24 @@ class MetaSVI:
     def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
         learner = self._ready(supports[0])
-        problem, tasks = (
-            learner.problem(self.inner, steps),
-            learner.tasks(supports, supports, steps, self.meta_gradient),
-        )
+        tasks = learner.tasks(supports, supports, steps, self.meta_gradient)
         with naming_lines(learner.program):
-            fast = self.engine.adapted(problem, tasks)
+            fast = self._runner.adapted(learner.problem(self.inner, steps), tasks)
         return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, supports, strict=True)]
 
     @exclusive
     def plan(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> dict[str, str]:
         """How the engine holds each adapted parameter on data of this shape, and why: one line a parameter."""
-        return self.engine.plan(*self._problem(support, query, kwargs, self.steps))
+        return self._runner.plan(*self._problem(support, query, kwargs, self.steps))
+
+    @exclusive
+    def recordings(self) -> list[str]:
+        """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
+        return self._runners.recordings()
+
+    @property
+    def _runner(self) -> Runner:
+        return self._runners.by(self.engine)
 
     @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ TABLE = {
     "rewrites": (BASE, set()),
     "explain": (BASE, set()),
     "atomic": (BASE, set()),
-    "recording": (BASE, set()),
+    "recording": (BASE | {"atomic"}, set()),
     "noise": (BASE | {"rewrites"}, set()),
     "elbos": (BASE | {"rewrites", "explain"}, set()),
     "program": (FLOOR | {"noise", "elbos"}, set()),

@@ -30,7 +30,7 @@ class Together:
 
     def __init__(self, workload: Workload, engine: pm.Engine) -> None:
         problem = workload.build()
-        self._support, self._engine = problem.support, engine
+        self._support = problem.support
         self._meta = pm.MetaSVI(
             problem.model,
             problem.guide,
@@ -52,7 +52,7 @@ class Together:
 
     def recordings(self) -> list[str]:
         """What was recorded, and how long it took."""
-        return self._engine.recordings()
+        return self._meta.recordings()
 
 
 class OneByOne(ABC):

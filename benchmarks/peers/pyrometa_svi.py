@@ -16,7 +16,6 @@ class MetaStep:
     def __init__(self, workload: Workload, engine: pm.Engine) -> None:
         problem = workload.build()
         self._data = problem.support, problem.query
-        self._engine = engine
         self._meta = pm.MetaSVI(
             problem.model,
             problem.guide,
@@ -45,7 +44,7 @@ class MetaStep:
 
     def recordings(self) -> list[str]:
         """What was recorded, and how long it took."""
-        return self._engine.recordings()
+        return self._meta.recordings()
 
 
 def build(workload: Workload, **options: Any) -> MetaStep:

@@ -1,6 +1,7 @@
-"""How many tasks are run."""
+"""How tasks are run."""
 
-from pyrometa.engine.engine import Engine
-from pyrometa.engine.problem import Problem, Run, Work
+from pyrometa.engine.options import Engine
+from pyrometa.engine.problem import PathFunction, Problem, ScoredPath
+from pyrometa.engine.runner import Runner, Runners
 
-__all__ = ["Engine", "Problem", "Run", "Work"]
+__all__ = ["Engine", "PathFunction", "Problem", "Runner", "Runners", "ScoredPath"]

@@ -11,6 +11,9 @@ from pyrometa.engine.problem import Problem
 from pyrometa.nest import Same
 from pyrometa.types import Data, TaskBatch
 
+_AHEAD = 10_000
+"""Elements of large data that are looked at first, since they mostly tell."""
+
 
 def layout(tasks: TaskBatch) -> Any:
     """Shapes of one task's tensors, and all that is not a tensor."""
@@ -23,6 +26,25 @@ def modes(problem: Problem) -> Any:
     """How the problem is to be run, and what of the program's own switches changes what it runs."""
     leaves = tuple((name, leaf.dtype) for name, leaf in problem.leaves.items())
     return Same(problem.rule), problem.adapted, problem.steps, leaves, problem.program.modes()
+
+
+def may_hide(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
+    """What of padded tasks may hide from a trial that a program mixes rows, and won't hide it from the next.
+
+    The mean of rows that are all alike is the row itself, and what is multiplied by zero is not seen.
+
+    Returns:
+        Of each tensor, those of keyword arguments too, whether it is all one value, and whether it holds a zero.
+    """
+    sets = [data for data in (tasks.support, tasks.query) if data.rows]
+    parts = [part for data in sets for part in (data.args, dict(data.kwargs))]
+    return tuple(_constant_and_zero(tensor) for part in parts for tensor in nest.tensors(part))
+
+
+def _constant_and_zero(tensor: Tensor) -> tuple[bool, bool]:
+    values = tensor.flatten()
+    parts = values[:_AHEAD], values[_AHEAD:]
+    return not any((part != values[:1]).any() for part in parts), not all(part.all() for part in parts)
 
 
 def _layout(data: Data) -> Any:

@@ -1,4 +1,4 @@
-"""What is done on tasks at meta-test."""
+"""What is asked of tasks at meta-test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrometa.engine.problem import Run
+from pyrometa.engine.problem import ScoredPath
 from pyrometa.inner import GradientOrder, adapt
 from pyrometa.types import Params
 
@@ -20,10 +20,10 @@ class Scores:
     order = GradientOrder.NONE
     unrolled_steps = None
 
-    def __call__(self, run: Run) -> Tensor:
+    def __call__(self, path: ScoredPath) -> Tensor:
         """Adapt, and score on the way."""
-        points = enumerate(adapt(run, max(self.at)))
-        scored = {step: run.score(point) for step, point in points if step in self.at}
+        points = enumerate(adapt(path, max(self.at)))
+        scored = {step: path.score(point) for step, point in points if step in self.at}
         return torch.stack([scored[step] for step in self.at])
 
 
@@ -34,8 +34,8 @@ class FastWeights:
     order = GradientOrder.NONE
     unrolled_steps = None
 
-    def __call__(self, run: Run) -> Params:
+    def __call__(self, path: ScoredPath) -> Params:
         """Adapt."""
-        for point in adapt(run, run.problem.steps):
+        for point in adapt(path, path.problem.steps):
             end = point
-        return {name: value.detach() for name, value in run.fast_weights(end).items()}
+        return {name: value.detach() for name, value in path.fast_weights(end).items()}

@@ -2,40 +2,28 @@
 
 What pads a task in a run repeats its last row, which some tasks hide: those that need no padding, or whose rows are all
 alike. So a plan for padded tasks is also tried on tasks with as few rows as it may ever serve, that are padded with
-other rows than they have: rows of other tasks, made smaller, and with noise that is not zero. The tasks
-and rows to try are chosen such that they show what varies.
+other rows than they have: rows of other tasks, made smaller, and with noise that is not zero. The rows are chosen such
+that they show what varies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pyrometa import nest
-from pyrometa.engine.padding import NotPaddableError, stacked
+from pyrometa.engine.data_rows import HaveRows, NotPaddableError
+from pyrometa.engine.padding import stacked
 from pyrometa.engine.representatives import telling
 from pyrometa.program.program import Program
 from pyrometa.types import Data, StepNoise, TaskBatch, TaskData
 
 _SEED = 10
 _NOISE = 0.3  # of a normal and of a uniform
-_AHEAD = 10_000
 _ALMOST = 0.01  # which a covariance that is diagonal in every row survives off its diagonal
-
-
-def to_try(tasks: TaskBatch) -> TaskBatch:
-    """The first two tasks, and of padded ones those that show what may be mixed, such as where a value is missing."""
-    if not tasks.unpadded:
-        return tasks[:2]
-    columns = []
-    for data in (tasks.support, tasks.query):
-        rows = data.rows.padded if data.rows else ()
-        for tensor, padded in zip(nest.tensors(data.args), rows, strict=True):
-            columns.append(tensor.reshape(*(tensor.shape[:2] if padded else (len(tasks), 1)), -1))
-    return tasks.chosen(telling(columns))
 
 
 def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, altered: bool) -> TaskBatch | None:
@@ -53,42 +41,31 @@ def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, al
     support, query = tasks.support.rows, tasks.query.rows
     if support is None or query is None:
         return None
-    sizes = nest.tensors(tasks.support.args)[0].shape[1], nest.tensors(tasks.query.args)[0].shape[1]
+    sizes = _size(tasks.support), _size(tasks.query)
     fewest = _fewest(sizes[0]), _fewest(sizes[1])
     if fewest == sizes:
         return None
-    supports = _Pool([task.support for task in tasks.unpadded], support.padded)
-    queries = _Pool([task.query for task in tasks.unpadded], query.padded)
+    supports = _Rows.of([task.support for task in tasks.unpadded], support.padded)
+    queries = _Rows.of([task.query for task in tasks.unpadded], query.padded)
     cut = [
         _with_noise_of(
             program,
             replace(
                 task,
-                support=supports.cut(task.support, fewest[0], altered),
-                query=queries.cut(task.query, fewest[1], altered),
+                support=supports.cut(task.support, fewest[0], altered=altered, showing_all=i == 0),
+                query=queries.cut(task.query, fewest[1], altered=altered, showing_all=i == 0),
             ),
         )
-        for task in some
+        for i, task in enumerate(some)
     ]
-    batch = stacked(program, cut, sizes, support.plates, (support.padded, query.padded), rest=_NOISE)
-    return replace(batch, support=supports.on_others(batch.support), query=queries.on_others(batch.query))
+    have_rows = support.padded, query.padded
+    batch = stacked(program, cut, sizes, support.plates, have_rows, missing_noise=_NOISE)
+    return replace(batch, support=supports.in_padding(batch.support), query=queries.in_padding(batch.query))
 
 
-def shown(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
-    """What of padded tasks may hide from a trial that rows are mixed.
-
-    Returns:
-        Of each tensor, those of keyword arguments too, whether it is all one value, and whether it holds a zero.
-    """
-    sets = [data for data in (tasks.support, tasks.query) if data.rows]
-    parts = [part for data in sets for part in (data.args, dict(data.kwargs))]
-    return tuple(_seen(tensor) for part in parts for tensor in nest.tensors(part))
-
-
-def _seen(tensor: Tensor) -> tuple[bool, bool]:
-    values = tensor.flatten()
-    parts = values[:_AHEAD], values[_AHEAD:]  # of large data the first part mostly tells
-    return not any((part != values[:1]).any() for part in parts), not all(part.all() for part in parts)
+def _size(data: Data) -> int:
+    """Rows of padded tasks side by side, those that do not count too."""
+    return nest.tensors(data.args)[0].shape[1]
 
 
 def _fewest(size: int) -> int:
@@ -111,75 +88,82 @@ def _leading(draws: StepNoise, shapes: Sequence[tuple[int, ...]]) -> StepNoise:
     return tuple(blocks)
 
 
-class _Pool:
+@dataclass(frozen=True)
+class _Rows:
     """The rows of several sets, to make others from.
 
-    Args:
-        sets: whose they are.
-        padded: of each of their tensors, whether it has rows.
+    Attributes:
+        count: how many there are.
+        columns: of each tensor of a set all rows, shape ``(count, ...)``; None for a tensor without rows.
+        generator: chooses rows, the same ones in each process.
     """
 
-    def __init__(self, sets: Sequence[Data], padded: Sequence[bool]) -> None:
-        self._count = sum(nest.tensors(data.args)[0].shape[0] for data in sets)
-        columns = zip(*(nest.tensors(data.args) for data in sets), strict=True)
-        self._known = [torch.cat(column) if rows else None for column, rows in zip(columns, padded, strict=True)]
-        self._told = False
-        self._generator = torch.Generator().manual_seed(_SEED)
+    count: int
+    columns: Sequence[Tensor | None]
+    generator: Generator
 
-    def cut(self, data: Data, rows: int, altered: bool) -> Data:
-        """The first rows of a set, or as many others, of which those of the first set show all that varies."""
-        chosen, scale = self._choice(rows)
-        if not self._told:
-            first = telling([known.reshape(len(known), 1, -1) for known in self._known if known is not None], rows)
+    @classmethod
+    def of(cls, sets: Sequence[Data], have_rows: HaveRows) -> _Rows:
+        columns = list(zip(*(nest.tensors(data.args) for data in sets), strict=True))
+        known = [torch.cat(column) if has_rows else None for column, has_rows in zip(columns, have_rows, strict=True)]
+        return cls(sum(map(len, columns[0])), known, torch.Generator().manual_seed(_SEED))
+
+    def cut(self, data: Data, size: int, *, altered: bool, showing_all: bool) -> Data:
+        """A set's first rows; if ``altered`` as many others, which in the place of the first may show all that varies.
+
+        Whole numbers, which may be indices, stay what they are.
+        """
+        chosen, scale = self._choice(size)
+        if showing_all:
+            first = telling([known.reshape(len(known), 1, -1) for known in self.columns if known is not None], size)
             chosen[: len(first)] = torch.tensor(first)
-            self._told = True
 
-        def change(own: Tensor, known: Tensor | None) -> Tensor:
-            if known is None:
-                return own
-            return _smaller(known, chosen, scale, 1.0) if altered and not _whole(own) else own[:rows]
+        def change(own: Tensor, known: Tensor) -> Tensor:
+            return _smaller(known, chosen, scale, 1.0) if altered and not _is_whole(own) else own[:size]
 
         return self._changed(data, change)
 
-    def on_others(self, data: Data) -> Data:
+    def in_padding(self, data: Data) -> Data:
         """Padded sets, with other rows in the place of those that do not count."""
         rows = data.rows
         if rows is None:
             return data
-        size = nest.tensors(data.args)[0].shape[1]
+        size = _size(data)
         counts = torch.arange(size, device=rows.count.device) < rows.count[:, None]
         chosen, scale = self._choice(*counts.shape)
 
-        def change(own: Tensor, known: Tensor | None) -> Tensor:
-            if known is None:
-                return own
-            fill = _extreme(known, size) if _whole(own) else _smaller(known, chosen, scale, _ALMOST)
+        def change(own: Tensor, known: Tensor) -> Tensor:
+            fill = _extremes(known, size) if _is_whole(own) else _smaller(known, chosen, scale, _ALMOST)
             return torch.where(counts.view(*counts.shape, *(1,) * (own.dim() - 2)), own, fill)
 
         return self._changed(data, change)
 
     def _choice(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Which rows, and how much smaller; the same for all tensors."""
-        chosen, scale = (torch.rand(shape, generator=self._generator, dtype=torch.float64) for _ in range(2))
-        return (chosen * self._count).long(), 0.5 + 0.4 * scale
+        chosen, scale = (torch.rand(shape, generator=self.generator, dtype=torch.float64) for _ in range(2))
+        return (chosen * self.count).long(), 0.5 + 0.4 * scale
 
-    def _changed(self, data: Data, change: Callable[[Tensor, Tensor | None], Tensor]) -> Data:
-        tensors = zip(nest.tensors(data.args), self._known, strict=True)
-        return replace(data, args=nest.replaced(data.args, (change(own, known) for own, known in tensors)))
+    def _changed(self, data: Data, change: Callable[[Tensor, Tensor], Tensor]) -> Data:
+        tensors = zip(nest.tensors(data.args), self.columns, strict=True)
+        changed = (own if known is None else change(own, known) for own, known in tensors)
+        return replace(data, args=nest.replaced(data.args, changed))
 
 
 def _smaller(known: Tensor, chosen: Tensor, scale: Tensor, zero: float) -> Tensor:
-    """Rows times a number each, which leaves them in most supports; what is zero in all of them is a part of that."""
+    """Rows times a number each, which leaves them in most supports.
+
+    What is zero in all rows would hide what it is multiplied with, so ``zero`` times the number takes its place.
+    """
     rows = known[chosen.to(known.device)]
     scale = scale.to(known).view(*scale.shape, *(1,) * (known.dim() - 1))
     return rows * scale + zero * scale * (known == 0).all(0)
 
 
-def _extreme(known: Tensor, size: int) -> Tensor:
+def _extremes(known: Tensor, size: int) -> Tensor:
     """In turn the largest and the smallest that each whole number of a row was seen to be."""
     odd = torch.arange(size, device=known.device) % 2 == 1
     return torch.where(odd.view(-1, *(1,) * (known.dim() - 1)), known.amax(0), known.amin(0))
 
 
-def _whole(tensor: Tensor) -> bool:
+def _is_whole(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex())

@@ -7,26 +7,26 @@ its own single-precision tensors, or rounds by itself) is it compared in single,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
-from itertools import chain
 
 import torch
 from torch import Tensor
 
-from pyrometa import nest
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
-from pyrometa.engine.batch import BatchPath, side_by_side
+from pyrometa.engine.attempt import SideBySideError, attempt
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.in_double import has_single, promoted_batch, promoted_problem
+from pyrometa.engine.loop import TaskPath
 from pyrometa.engine.other_padding import refilled
 from pyrometa.engine.plan import Plan
-from pyrometa.engine.problem import Problem, Run, TaskPath
+from pyrometa.engine.problem import Problem, ScoredPath
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, adapt, all_finite
-from pyrometa.rewrites.promoted import Promoted, promoted
-from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
+from pyrometa.recording.agreement import agree
+from pyrometa.rewrites.promoted import Promoted
+from pyrometa.types import TaskBatch
 
 _DIFFERS = "the vectorised loss or gradient differs from the reference"
 _STEPS = 2
@@ -39,7 +39,7 @@ class UnprovedError(Exception):
     """The reference is not finite on these tasks, so that they prove nothing."""
 
 
-class _RefusedError(Exception):
+class _FailsError(Exception):
     """The vectorised pass fails; the message says why."""
 
 
@@ -57,15 +57,15 @@ def trial(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) 
     """
     problem = replace(problem, steps=min(problem.steps, _STEPS))
     with torch.random.fork_rng(), left_alone(problem.program):
-        if any(value.dtype is torch.float32 for value in _tensors(problem, tasks)):
+        if has_single(problem, tasks):
             try:
                 with Promoted():
-                    return _compared(_promoted_problem(problem), _promoted_batch(tasks), order, plan)
+                    return _difference(promoted_problem(problem), promoted_batch(tasks), order, plan)
             except Exception as error:  # of the precision; what is not is raised again in single
                 check_interrupt(error)
         try:
-            return _compared(problem, tasks, order, plan)
-        except _RefusedError as error:
+            return _difference(problem, tasks, order, plan)
+        except _FailsError as error:
             return str(error)
 
 
@@ -74,9 +74,14 @@ def trial_of_padding(
 ) -> str | None:
     """:func:`trial` on as much padding as the plan may ever serve, made of other rows; None for tasks without any.
 
-    ``some`` of the tasks are tried, on rows of all of them.
-
     The rows that count are altered as well, where the reference runs on what comes out.
+
+    Args:
+        problem: what to adapt, and how.
+        tasks: whose rows the padding is made of.
+        some: those of the tasks that are tried.
+        order: how much of the inner loop is differentiated through.
+        plan: what is on trial.
     """
     reason = None
     for altered in (True, False):
@@ -89,78 +94,44 @@ def trial_of_padding(
     return reason
 
 
-def _compared(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) -> str | None:
+def _difference(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) -> str | None:
+    """In words, how the vectorised pass and the reference differ; None if they agree.
+
+    Raises:
+        UnprovedError: the reference is not finite.
+        _FailsError: the vectorised pass raises.
+    """
     before = torch.get_rng_state()
-    expected = [_result(problem, TaskPath(problem, task, order)) for task in tasks.tasks()]
+    by_task = [_loss_and_grads(TaskPath(problem, task, order)) for task in tasks.tasks()]
     draws_its_own = not torch.equal(before, torch.get_rng_state())
-    total = [torch.stack(parts).sum(0) for parts in zip(*expected, strict=True)]
-    try:
-        found = side_by_side(partial(_result, problem), BatchPath(problem, tasks, order, plan), thorough=True)
-    except NonFiniteError as error:
-        raise _RefusedError(told(problem.program, _DIFFERS)) from error
-    except Exception as error:  # whatever vmap or the program raises is the reason
-        check_interrupt(error)
-        raise _RefusedError(told(problem.program, error)) from error
-    if not all_finite(total):
+    expected = [torch.stack(parts).sum(0) for parts in zip(*by_task, strict=True)]
+    found = _side_by_side(BatchPath(problem, tasks, order, plan))
+    if not all_finite(expected):
         raise UnprovedError("the reference is not finite")
     if draws_its_own:
         unproved = "its draws can't be made ahead, so that nothing proves the padding"
         return told(problem.program, unproved) if tasks.unpadded else None
-    if all(agree(f, t, double=_DOUBLE, single=_SINGLE) for f, t in zip(found, total, strict=True)):
+    if all(agree(f, e, double=_DOUBLE, single=_SINGLE) for f, e in zip(found, expected, strict=True)):
         return None
     return told(problem.program, _DIFFERS)
 
 
-def _result(problem: Problem, path: Run) -> list[Tensor]:
+def _side_by_side(path: BatchPath) -> list[Tensor]:
+    program = path.problem.program
+    try:
+        return attempt(_loss_and_grads, path, thorough=True)
+    except NonFiniteError as error:
+        raise _FailsError(told(program, _DIFFERS)) from error
+    except SideBySideError as error:
+        raise _FailsError(told(program, error.raised)) from error
+
+
+def _loss_and_grads(path: ScoredPath) -> list[Tensor]:
     """Summed query loss after the last step and, where it has them, its gradients."""
+    problem = path.problem
     leaves = list(problem.outer.values())
     for point in adapt(path, problem.steps):
         end = point
     loss = path.score(end).sum()
     grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else ()
     return [loss.detach(), *(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, grads, strict=False))]
-
-
-def agree(found: Tensor, expected: Tensor, *, double: float, single: float) -> bool:
-    """Whether the difference's norm is within a tolerance, for the precision of the values, of the expected norm."""
-    tolerance = double if expected.dtype == torch.float64 else single
-    return bool((found - expected).norm() <= tolerance * expected.norm().clamp(min=1e-6))
-
-
-def _tensors(problem: Problem, tasks: TaskBatch) -> Iterable[Tensor]:
-    sets = (part for data in (tasks.support, tasks.query) for part in (data.args, data.kwargs))
-    draws = chain(*tasks.support_noise, tasks.query_noise)
-    return chain(problem.leaves.values(), problem.learned.values(), *map(nest.tensors, sets), draws)
-
-
-def _promoted_problem(problem: Problem) -> Problem:
-    leaves, learned = (_promoted_leaves(values) for values in (problem.leaves, problem.learned))
-    return replace(problem, leaves=leaves, learned=learned)
-
-
-def _promoted_leaves(values: Params) -> Params:
-    return {name: promoted(value.detach()).requires_grad_(value.requires_grad) for name, value in values.items()}
-
-
-def _promoted_batch(tasks: TaskBatch) -> TaskBatch:
-    return TaskBatch(
-        tasks.index,
-        _promoted_data(tasks.support),
-        _promoted_data(tasks.query),
-        _promoted_noise(tasks.support_noise),
-        tuple(map(promoted, tasks.query_noise)),
-        tuple(_promoted_task(task) for task in tasks.unpadded),
-    )
-
-
-def _promoted_task(task: TaskData) -> TaskData:
-    sets = (_promoted_data(task.support), _promoted_data(task.query))
-    return TaskData(task.index, *sets, _promoted_noise(task.support_noise), tuple(map(promoted, task.query_noise)))
-
-
-def _promoted_data(data: Data) -> Data:
-    return replace(data, args=nest.mapped(promoted, data.args), kwargs=nest.mapped(promoted, data.kwargs))
-
-
-def _promoted_noise(steps: Iterable[StepNoise]) -> tuple[StepNoise, ...]:
-    return tuple(tuple(map(promoted, draws)) for draws in steps)

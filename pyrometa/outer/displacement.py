@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyrometa.engine import Run
+from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, InnerRule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
@@ -64,14 +64,14 @@ class Displacement:
                 "use a rule with fixed rates, or meta_gradient=Unrolled(first_order=True)"
             )
 
-    def __call__(self, run: Run) -> tuple[Tensor, Params]:
+    def __call__(self, path: ScoredPath) -> tuple[Tensor, Params]:
         """Query loss of each task, shape ``(tasks,)``, and the displacement of what adapts, summed over tasks."""
-        problem = run.problem
-        for point in adapt(run, problem.steps):
+        problem = path.problem
+        for point in adapt(path, problem.steps):
             end = point
-        losses = run.score(end)
+        losses = path.score(end)
         moved = problem.adapted if problem.steps else ()
         others = {name: leaf for name, leaf in problem.outer.items() if name not in moved}
-        fast = run.fast_weights(end) if moved else {}
+        fast = path.fast_weights(end) if moved else {}
         back = {name: (problem.leaves[name] - fast[name]).detach().sum(0) for name in moved}
         return losses.detach(), {**gradients(losses.sum(), others), **back}

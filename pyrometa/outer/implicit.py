@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from pyrometa.engine import Run
+from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, InnerRule, ProximalSGD, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.outer.solvers import MatrixProduct, conjugate_gradient, neumann
@@ -93,22 +93,22 @@ class Implicit:
                 f"{type(rule).__name__} has none: use inner=ProximalSGD(lr, strength)"
             )
 
-    def __call__(self, run: Run) -> tuple[Tensor, Params]:
+    def __call__(self, path: ScoredPath) -> tuple[Tensor, Params]:
         """Query loss of each task, shape ``(tasks,)``, and the implicit gradient of their sum."""
-        problem = run.problem
-        for point in adapt(run, problem.steps):
+        problem = path.problem
+        for point in adapt(path, problem.steps):
             end = point
-        losses = run.score(end)
+        losses = path.score(end)
         if not problem.steps:
             return losses.detach(), gradients(losses.sum(), problem.outer)
-        support, variables, _ = run.loss(end, 0)
-        rule, fast = _rule(run), TaskRows(list(variables.values()), len(run.tasks))
+        support, variables, _ = path.loss(end, 0)
+        rule, fast = _rule(path), TaskRows(list(variables.values()), len(path.tasks))
         proximal = support.sum() + rule.strength * fast.half_square()
         slope = fast.gradient(proximal, create_graph=True)
         solution = self._solved(rule, lambda rows: fast.gradient(slope, rows), fast.gradient(losses.sum()))
         theta = {name: leaf for name, leaf in problem.outer.items() if name not in problem.adapted}
         by_theta = gradients(losses.sum() - (slope * solution).sum(), theta)
-        by_start = fast.by_name(rule.strength * solution, run.fast_weights(end))
+        by_start = fast.by_name(rule.strength * solution, path.fast_weights(end))
         return losses.detach(), {**by_theta, **{name: grads.sum(0) for name, grads in by_start.items()}}
 
     def _solved(self, rule: ProximalSGD, product: MatrixProduct, right: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ class Implicit:
         return neumann(product, right, self.iterations, rate)
 
 
-def _rule(run: Run) -> ProximalSGD:
+def _rule(path: ScoredPath) -> ProximalSGD:
     """What :meth:`Implicit.check` has let pass."""
-    rule = run.problem.rule
+    rule = path.problem.rule
     if not isinstance(rule, ProximalSGD):
         raise TypeError(f"Implicit() is defined by a proximal rule, which {type(rule).__name__} is not")
     return rule

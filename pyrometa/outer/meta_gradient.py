@@ -1,4 +1,4 @@
-"""What a meta-gradient is: from a run of some tasks' inner loop, their query losses and the gradient of the sum."""
+"""What a meta-gradient is: from the path of some tasks' inner loop, their query losses and the gradient of the sum."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pyrometa.engine import Engine, Problem, Run, Work
+from pyrometa.engine import PathFunction, Problem, Runner, ScoredPath
 from pyrometa.errors import NonFiniteError
 from pyrometa.inner import InnerRule, all_finite
 from pyrometa.types import Params, TaskBatch
 
 
-class MetaGradient(Work, Protocol):
+class MetaGradient(PathFunction, Protocol):
     """How the outer loop learns.
 
     Attributes:
@@ -39,21 +39,21 @@ class MetaGradient(Work, Protocol):
             ValueError: with the cure.
         """
 
-    def __call__(self, run: Run) -> tuple[Tensor, Params]:
-        """Query loss of each task of the run, shape ``(tasks,)``, and the gradient of their sum.
+    def __call__(self, path: ScoredPath) -> tuple[Tensor, Params]:
+        """Query loss of each task of the path, shape ``(tasks,)``, and the gradient of their sum.
 
-        The gradient is by the names of ``run.problem.outer``; a name that is left out has none.
+        The gradient is by the names of ``path.problem.outer``; a name that is left out has none.
         """
 
 
 def loss_and_grads(
-    meta_gradient: MetaGradient, engine: Engine, problem: Problem, tasks: Sequence[TaskBatch]
+    meta_gradient: MetaGradient, runner: Runner, problem: Problem, tasks: Sequence[TaskBatch]
 ) -> tuple[Tensor, Params]:
     """Query loss of each task of a meta-batch, and the gradient of its mean for all that the outer loop learns.
 
     Args:
         meta_gradient: how the outer loop learns.
-        engine: how tasks are run.
+        runner: how tasks are run.
         problem: what adapts, and how.
         tasks: the meta-batch.
 
@@ -62,7 +62,7 @@ def loss_and_grads(
     """
     grads = {name: torch.zeros_like(leaf) for name, leaf in problem.outer.items()}
     losses: dict[int, Tensor] = {}
-    for index, (some_losses, some_grads) in engine.run(problem, tasks, meta_gradient):
+    for index, (some_losses, some_grads) in runner.run(problem, tasks, meta_gradient):
         for name, grad in some_grads.items():
             grads[name].add_(grad)
         losses.update(zip(index, some_losses, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrometa.engine import Run
+from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, InnerRule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
@@ -90,16 +90,16 @@ class Unrolled:
                 f"step_weights has {len(self.step_weights)} weights for {steps} inner steps: give one for each step"
             )
 
-    def __call__(self, run: Run) -> tuple[Tensor, Params]:
+    def __call__(self, path: ScoredPath) -> tuple[Tensor, Params]:
         """Query loss of each task, shape ``(tasks,)``, and the gradient of their sum for every leaf."""
-        steps = run.problem.steps
+        steps = path.problem.steps
         weights = dict(enumerate(self.step_weights, start=1)) if self.step_weights and steps else {steps: 1.0}
         weighted = []
-        for step, point in enumerate(adapt(run, steps)):
+        for step, point in enumerate(adapt(path, steps)):
             if weights.get(step) or step == steps:
-                losses = run.score(point)
+                losses = path.score(point)
                 weighted.append(weights.get(step, 0.0) * losses.sum())
-        return losses.detach(), gradients(torch.stack(weighted).sum(), run.problem.outer)
+        return losses.detach(), gradients(torch.stack(weighted).sum(), path.problem.outer)
 
 
 def _check_truncate(truncate: object, first_order: bool) -> None:

@@ -1,1 +1,6 @@
-"""Tensor operations recorded once and replayed for as long as nothing that they depend on has changed."""
+"""Tensor operations recorded once and replayed for as long as nothing that they depend on has changed.
+
+``record`` writes down what a function of tensors does, in as few operations as ``simplify`` can make of them;
+``recordings`` says when to record and what to replay; ``fingerprint`` is the state that a recording depends on, which a
+``walk`` finds, looking at each kind of value as ``watch`` tells it; ``kept`` mends what vmap leaves in a program.
+"""

@@ -176,7 +176,7 @@ def test_tasks_that_prove_nothing_are_run_without_a_plan():
         losses.append(meta.evaluate(rows((3, 4, 4), zeros), steps=(0,)))
     assert not losses[0].isfinite().any()
     torch.testing.assert_close(*losses, equal_nan=True)
-    assert not metas[0].engine._plans[metas[0]._program]
+    assert not metas[0]._runner._plans.kept
     with pytest.warns(pm.LoopWarning, match="rows that do not count change the loss"):
         assert_same(infinite_at_zero, [rows((3, 4, 4), pair)])
 
@@ -260,7 +260,7 @@ def test_a_term_that_is_turned_on_is_tried(kind):
         meta = meta_svi(model, engine=engine)
         for _ in range(2):
             meta.loss_and_grads(batch, kwargs=model.turn_on(None))
-        assert sum(map(len, engine._plans.values())) <= 1
+        assert len(meta._runner._plans.kept) <= 1
         torch.manual_seed(1)
         with nullcontext() if engine is LOOP else pytest.warns(pm.LoopWarning, match="run size by size"):
             found.append(meta.loss_and_grads(batch, kwargs=model.turn_on(kind)))

@@ -136,7 +136,7 @@ def test_recorded():
     metas = pair_of(model_of(parts))
     for found in evaluations(metas, *((make(*stacked(rows(5, 5))), None) for _ in range(2))):
         torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
-    assert len(metas[0].engine.recordings()) == 1
+    assert len(metas[0].recordings()) == 1
 
 
 @pytest.mark.parametrize("kind", ["deep", "frozen dataclass", "named tuple"])

@@ -122,10 +122,10 @@ def test_what_the_engine_knows_stays_behind():
     engine = pm.Engine(record=True, chunk_size=3)
     meta = made(case, engine=engine, steps=1)
     meta.step(case.support)
-    assert engine.recordings()
+    assert meta.recordings()
     for copy_ in (pickled(meta), copy.deepcopy(meta)):
         assert copy_.engine == engine
-        assert not copy_.engine.recordings()
+        assert not copy_.recordings()
 
 
 def test_the_second_order_guard_still_knows_its_sites():

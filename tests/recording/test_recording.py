@@ -15,7 +15,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrometa as pm
-import pyrometa.engine.recorder as recorder
+import pyrometa.recording.recordings as recordings
 
 LOOP = pm.Engine(vectorize=False)
 
@@ -39,10 +39,10 @@ def assert_same(case, engine=None, **options):
     engine = engine or pm.Engine(record=True)
     meta = meta_svi(case, engine, **options)
     meta.loss_and_grads(case.query, case.support)
-    before = engine.recordings()
+    before = meta.recordings()
     assert before
     found = gradients(meta, case.support, case.query)
-    assert engine.recordings() == before
+    assert meta.recordings() == before
     assert_close(found, gradients(meta_svi(case, LOOP, **options), case.support, case.query))
 
 
@@ -196,7 +196,7 @@ CHANGES = [
 @pytest.mark.parametrize("record", [True, "auto"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
 def test_no_recording_is_replayed_when_it_is_stale(change, record, monkeypatch):
-    monkeypatch.setattr(recorder, "_PATIENCE", 1)
+    monkeypatch.setattr(recordings, "_PATIENCE", 1)
     monkeypatch.setitem(GLOBAL, "weight", 1.0)
     model = Annealed().eval()
     case = Case(model, modules().guide, rows(), rows())
@@ -204,7 +204,7 @@ def test_no_recording_is_replayed_when_it_is_stale(change, record, monkeypatch):
     recorded, loop = meta_svi(case, engine, steps=1), meta_svi(case, LOOP, steps=1)
     for _ in range(3):
         before = gradients(recorded, case.support, case.query)
-    assert len(engine.recordings()) == 1
+    assert len(recorded.recordings()) == 1
     change(model)
     after, expected = (gradients(meta, case.support, case.query) for meta in (recorded, loop))
     assert not torch.allclose(after[0], before[0])
@@ -221,7 +221,7 @@ def test_any_layout_in_memory():
     for support, query in ((case.support, case.query), halves.unbind(-1), (rows().mT.contiguous().mT, rows())):
         found, expected = (gradients(meta, support, query) for meta in (recorded, loop))
         assert_close(found, expected)
-    assert len(recorded.engine.recordings()) == 1
+    assert len(recorded.recordings()) == 1
 
 
 def test_keyword_arguments_are_not_stale():
@@ -267,7 +267,7 @@ def test_a_tensor_that_shares_memory_with_a_parameter_may_be_kept():
         found, expected = (gradients(meta, case.support, case.query) for meta in (recorded, loop))
         assert_close(found, expected)
         recorded.step(case.support, case.query)
-    assert len(recorded.engine.recordings()) == 1
+    assert len(recorded.recordings()) == 1
 
 
 @pytest.mark.parametrize("reads", [torch.sum, lambda start: start[0].item()], ids=["tensor", "number"])
@@ -291,19 +291,19 @@ def test_auto_records_only_what_keeps_coming():
     engine = pm.Engine(record="auto")
     meta = meta_svi(Case(model, modules().guide, rows(), rows()), engine, steps=1)
     support = rows()
-    for i in range(recorder._PATIENCE + 2):
+    for i in range(recordings._PATIENCE + 2):
         model.beta = 1.0 + i
         meta.evaluate_loss(support)
-    assert engine.recordings() == []
-    for _ in range(recorder._PATIENCE + 1):
+    assert meta.recordings() == []
+    for _ in range(recordings._PATIENCE + 1):
         meta.evaluate_loss(support)
-    assert len(engine.recordings()) == 1
+    assert len(meta.recordings()) == 1
 
 
 def test_a_program_that_is_another_at_every_run_is_refused_by_name():
     model = Annealed().eval()
     meta = meta_svi(Case(model, modules().guide, rows(), rows()), pm.Engine(record=True), steps=0)
-    for i in range(recorder._UNUSED):
+    for i in range(recordings._UNUSED):
         model.beta = 1.0 + i
         meta.evaluate_loss(rows())
     model.beta = 0.5

@@ -554,7 +554,7 @@ GIVEN = {
 @pytest.mark.parametrize("record", [True, "auto"])
 @pytest.mark.parametrize(("make", "change"), GIVEN.values(), ids=GIVEN)
 def test_an_argument_changed_in_place_is_seen(make, change, record, monkeypatch):
-    monkeypatch.setattr("pyrometa.engine.recorder._PATIENCE", 1)
+    monkeypatch.setattr("pyrometa.recording.recordings._PATIENCE", 1)
     held, y = make(), torch.ones(2, 3)
     losses = losses_of(scaled, y, record, lambda: change(held), cfg=held)
     torch.testing.assert_close(*losses)
@@ -577,7 +577,7 @@ def losses_of(model, data, record, change, **kwargs):
     metas = [pm.MetaSVI(model, guide, optim, inner=pm.SGD(0.01), steps=1, engine=engine) for engine in engines]
     for _ in range(3):
         before = losses(metas, data, kwargs)
-    assert metas[0].engine.recordings()
+    assert metas[0].recordings()
     change()
     after = losses(metas, data, kwargs)
     assert abs(after[1] - before[1]) > 1e-3

@@ -10,15 +10,15 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
-from pyrometa.recording.simplify.facts import Facts, of_call
+from pyrometa.recording.simplify.known import KnownValues, known_of_call
 
 
-def call_directly(graph: Graph, facts: Facts) -> None:
+def call_directly(graph: Graph, known: KnownValues) -> None:
     """Replace each operator by the function of its name, where that takes the same arguments."""
     for node in graph.nodes:
-        if isinstance(node.target, OpOverload) and node in facts:
+        if isinstance(node.target, OpOverload) and node in known:
             function = _function(node.target)
-            if function is not None and _does_the_same(function, node, facts):
+            if function is not None and _does_the_same(function, node, known):
                 node.target = function
 
 
@@ -28,12 +28,12 @@ def _function(operator: OpOverload) -> Callable[..., Any] | None:
     return None if private else getattr(torch, name, getattr(Tensor, name, None))
 
 
-def _does_the_same(function: Callable[..., Any], node: Node, facts: Facts) -> bool:
-    fact = facts[node]
-    if not isinstance(fact.like, Tensor):
+def _does_the_same(function: Callable[..., Any], node: Node, known: KnownValues) -> bool:
+    expected = known[node]
+    if not isinstance(expected.like, Tensor):
         return False
     try:
-        found = of_call(function, node.args, node.kwargs, facts, fact.device or torch.device("cpu"))
+        found = known_of_call(function, node.args, node.kwargs, known, expected.device or torch.device("cpu"))
     except (TypeError, RuntimeError):
         return False
-    return found.agrees_with(fact) and found.like.stride() == fact.like.stride()
+    return found.agrees_with(expected) and found.like.stride() == expected.like.stride()

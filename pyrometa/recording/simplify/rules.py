@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from pyrometa.recording.simplify.facts import Facts, is_number
+from pyrometa.recording.simplify.known import KnownValues, is_number
 
 _aten = torch.ops.aten
 VIEWS = (_aten.view.default, _aten._unsafe_view.default)
 
 
-def known(target: Any, facts: Facts, args: Sequence[Any], kwargs: Any) -> Any:
+def existing(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) -> Any:
     """A node that may be the result of an operation, to be checked for shape and dtype; else None."""
     rule = _RULES.get(target)
-    return None if rule is None else rule(facts, *args, **kwargs)
+    return None if rule is None else rule(known, *args, **kwargs)
 
 
-def cheaper(target: Any, facts: Facts, args: Sequence[Any], kwargs: Any) -> tuple[Any, tuple[Any, ...]] | None:
+def cheaper(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) -> tuple[Any, tuple[Any, ...]] | None:
     """Another operation with the same result: a difference for a negated term, a number for a constant full of it."""
     if kwargs or len(args) != 2 or not all(isinstance(x, Node) for x in args):
         return None
@@ -32,82 +32,82 @@ def cheaper(target: Any, facts: Facts, args: Sequence[Any], kwargs: Any) -> tupl
         return _aten.sub.Tensor, (right, left.args[0])
     if target is _aten.mul.Tensor:
         for factor, other in ((left, right), (right, left)):
-            number = _number(facts, factor)
-            if number is not None and _same_shape(facts, factor, other):
+            number = _number(known, factor)
+            if number is not None and _same_shape(known, factor, other):
                 return target, (other, number)
     return None
 
 
-def _number(facts: Facts, value: Node) -> float | None:
+def _number(known: KnownValues, value: Node) -> float | None:
     """What a constant is full of, where arithmetic with the number rounds as with the tensor."""
-    constant = facts[value].constant
+    constant = known[value].constant
     if constant is None or not constant.is_floating_point() or not constant.numel():
         return None
     number = constant.flatten()[0].item()
-    return number if facts[value].is_full_of(number) else None
+    return number if known[value].is_full_of(number) else None
 
 
-def _same_shape(facts: Facts, factor: Node, other: Node) -> bool:
+def _same_shape(known: KnownValues, factor: Node, other: Node) -> bool:
     """Whether the product has the shape and dtype of the other factor."""
-    shape = torch.broadcast_shapes(facts[factor].shape, facts[other].shape)
-    return shape == facts[other].shape and facts[factor].like.dtype == facts[other].like.dtype
+    shape = torch.broadcast_shapes(known[factor].shape, known[other].shape)
+    return shape == known[other].shape and known[factor].like.dtype == known[other].like.dtype
 
 
 _OPPOSITE = {_aten.add.Tensor: _aten.sub.Tensor, _aten.sub.Tensor: _aten.add.Tensor}
 
 
-def _itself(facts: Facts, x: Any, *args: Any, **kwargs: Any) -> Any:
+def _itself(known: KnownValues, x: Any, *args: Any, **kwargs: Any) -> Any:
     """For operations that change no element; the check shows whether they change the shape."""
     return x
 
 
-def _reshaped(facts: Facts, x: Node, shape: Sequence[int]) -> Any:
-    while x.target in VIEWS and facts[x].shape != torch.Size(shape):
+def _reshaped(known: KnownValues, x: Node, shape: Sequence[int]) -> Any:
+    while x.target in VIEWS and known[x].shape != torch.Size(shape):
         x = x.args[0]  # type: ignore[assignment]
     return x
 
 
-def _permuted(facts: Facts, x: Node, dims: Sequence[int]) -> Any:
+def _permuted(known: KnownValues, x: Node, dims: Sequence[int]) -> Any:
     return x if list(dims) == list(range(len(dims))) else None
 
 
-def _transposed(facts: Facts, x: Node, first: int = 0, second: int = 1) -> Any:
+def _transposed(known: KnownValues, x: Node, first: int = 0, second: int = 1) -> Any:
     if first == second:
         return x
-    rank = len(facts[x].shape)
+    rank = len(known[x].shape)
     before: Any = (*x.args[1:], 0, 1)[:2] if x.target in (_aten.transpose.int, _aten.t.default) else ()
     return x.args[0] if {d % rank for d in before} == {first % rank, second % rank} else None
 
 
-def _negated(facts: Facts, x: Node) -> Any:
+def _negated(known: KnownValues, x: Node) -> Any:
     return x.args[0] if x.target is _aten.neg.default else None
 
 
-def _added(facts: Facts, x: Any, y: Any, alpha: float = 1) -> Any:
-    if is_number(facts, y, 0.0):
+def _added(known: KnownValues, x: Any, y: Any, alpha: float = 1) -> Any:
+    if is_number(known, y, 0.0):
         return x
-    return y if alpha == 1 and is_number(facts, x, 0.0) else None
+    return y if alpha == 1 and is_number(known, x, 0.0) else None
 
 
-def _subtracted(facts: Facts, x: Any, y: Any, alpha: float = 1) -> Any:
-    return x if is_number(facts, y, 0.0) else None
+def _subtracted(known: KnownValues, x: Any, y: Any, alpha: float = 1) -> Any:
+    return x if is_number(known, y, 0.0) else None
 
 
-def _multiplied(facts: Facts, x: Any, y: Any) -> Any:
-    if is_number(facts, y, 1.0):
+def _multiplied(known: KnownValues, x: Any, y: Any) -> Any:
+    if is_number(known, y, 1.0):
         return x
-    return y if is_number(facts, x, 1.0) else None
+    return y if is_number(known, x, 1.0) else None
 
 
-def _divided(facts: Facts, x: Any, y: Any) -> Any:
-    return x if is_number(facts, y, 1.0) else None
+def _divided(known: KnownValues, x: Any, y: Any) -> Any:
+    return x if is_number(known, y, 1.0) else None
 
 
-def _raised(facts: Facts, x: Node, power: float) -> Any:
+def _raised(known: KnownValues, x: Node, power: float) -> Any:
     return x if power == 1 else None
 
 
-def _taken(facts: Facts, split: Node, index: int) -> Any:
+def _taken(known: KnownValues, split: Node, index: int) -> Any:
     """A part of what was put end to end."""
     if split.target is not _aten.split_with_sizes.default:
         return None
@@ -115,10 +115,10 @@ def _taken(facts: Facts, split: Node, index: int) -> Any:
     if not (isinstance(joined, Node) and joined.target is _aten.cat.default and (*joined.args, 0)[1] == dim):
         return None
     parts: Any = joined.args[0]
-    return parts[index] if [facts[part].shape[dim] for part in parts] == list(sizes) else None  # type: ignore
+    return parts[index] if [known[part].shape[dim] for part in parts] == list(sizes) else None  # type: ignore
 
 
-def _joined(facts: Facts, parts: Sequence[Node], dim: int = 0) -> Any:
+def _joined(known: KnownValues, parts: Sequence[Node], dim: int = 0) -> Any:
     """All parts of a tensor, in order."""
     split: Any = parts[0].args[0] if parts[0].target is operator.getitem else None
     if split is None or split.target is not _aten.split_with_sizes.default or (*split.args, 0)[2] != dim:

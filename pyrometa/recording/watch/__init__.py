@@ -4,6 +4,17 @@ from pyrometa.recording.watch.classes import slots
 from pyrometa.recording.watch.code import fields_of, named_by, names_of
 from pyrometa.recording.watch.kinds import kind_of
 from pyrometa.recording.watch.outside import is_foreign
-from pyrometa.recording.watch.parts import PLAIN, Parts, Value
+from pyrometa.recording.watch.ways import PLAIN, ByCopy, ByParts, NamedParts
 
-__all__ = ["PLAIN", "Parts", "Value", "fields_of", "is_foreign", "kind_of", "named_by", "names_of", "slots"]
+__all__ = [
+    "PLAIN",
+    "ByCopy",
+    "ByParts",
+    "NamedParts",
+    "fields_of",
+    "is_foreign",
+    "kind_of",
+    "named_by",
+    "names_of",
+    "slots",
+]

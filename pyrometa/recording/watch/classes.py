@@ -17,7 +17,7 @@ from torch import nn
 
 from pyrometa.recording.watch.code import CONSTRUCTION
 from pyrometa.recording.watch.outside import LIBRARIES, NOW, root, trusted
-from pyrometa.recording.watch.parts import Parts, no_parts
+from pyrometa.recording.watch.ways import ByParts, no_parts
 
 
 def _once(make: Callable[[type], Any]) -> Callable[[type], Any]:
@@ -45,7 +45,7 @@ _ENTRIES = frozenset({"condition", "forward"})  # which we, or torch, call by na
 
 @dataclass(frozen=True)
 class ClassOf:
-    """A class as what its objects read of it, which is not how they were made."""
+    """A class as its objects read it: how they were made does not count, so its constructor is not looked into."""
 
     kind: type
 
@@ -60,25 +60,26 @@ class Registered:
 _REGISTERED = Registered()
 
 
-def watched_class(value: type, path: str) -> Parts | None:
+def watched_class(value: type, path: str) -> ByParts | None:
     """A class that code names: it may be called, so its construction counts as well."""
     if issubclass(value, datetime.date):
-        return Parts(no_parts, no_parts, id(value), lambda v: [(name, getattr(v, name, None)) for name in NOW])
+        return ByParts(no_parts, no_parts, id(value), lambda v: [(name, getattr(v, name, None)) for name in NOW])
     if trusted(value):
         return None
-    return Parts(lambda v: _class_parts(v, called=True), _class_flat, id(value), _methods)
+    return ByParts(lambda v: _class_parts(v, called=True), _class_flat, id(value), _methods)
 
 
-def class_of_object(value: ClassOf, path: str) -> Parts:
+def class_of_object(value: ClassOf, path: str) -> ByParts:
     """The class of an object, by what the object reads of it."""
 
     def named(v: ClassOf) -> list[tuple[str, Any]]:
         return _class_parts(v.kind, called=False)
 
-    return Parts(named, lambda v: _class_flat(v.kind), id(value), lambda v: _methods(v.kind))
+    return ByParts(named, lambda v: _class_flat(v.kind), id(value), lambda v: _methods(v.kind))
 
 
 def _class_flat(kind: type) -> list[Any]:
+    """All that a class and its bases hold, by identity: a method that is replaced changes it."""
     return [found for base in own_classes(kind) for found in (*vars(base), *vars(base).values())]
 
 
@@ -88,7 +89,12 @@ def own_classes(kind: type) -> list[type]:
 
 
 def _class_parts(kind: type, *, called: bool) -> list[tuple[str, Any]]:
-    """Attributes, the methods that Python calls by itself, and those that a library may call, knowing their names."""
+    """What of a class counts at once, without that some code names it.
+
+    These are its attributes, methods that Python calls by itself (``__call__``, ``__len__``), and those that a library
+    may call because it knows their names (``forward``, and what overrides a method of a base that is trusted). Any
+    other method counts when its name is met.
+    """
     found = [member for base in own_classes(kind) for member in vars(base).items()]
     data = [(name, v) for name, v in found if not _is_method(v) and not _is_dunder(name) and name != "_abc_impl"]
     known = {name for base in kind.__mro__ if trusted(base) for name in vars(base)} | _ENTRIES
@@ -115,12 +121,13 @@ def _methods(kind: type) -> list[tuple[str, Any]]:
     return [(name, v) for base in own_classes(kind) for name, v in vars(base).items() if _is_method(v)]
 
 
-def instance(value: Any) -> Parts:
+def instance(value: Any) -> ByParts:
     """An object, by its attributes and its class."""
-    return Parts(attributes, _attributes_flat, type(value))
+    return ByParts(attributes, _attributes_flat, type(value))
 
 
 def _attributes_flat(value: Any) -> list[Any]:
+    """The class, and all that the object's dictionary and slots hold."""
     kind = type(value)
     held = getattr(value, "__dict__", _NONE)
     return [kind, *held, *held.values(), *[getattr(value, name, None) for name in slots(kind)]]
@@ -135,6 +142,7 @@ def attributes(value: Any) -> list[tuple[str, Any]]:
 
 
 def _passing(value: Any) -> tuple[str, ...]:
+    """Names of attributes that change as an object is used, and change nothing."""
     if isinstance(value, AutoGuide) and root(type(value).__module__) in LIBRARIES:
         return ("_pyro_context", *_NOT_READ)
     if isinstance(value, AutoGuide):

@@ -10,7 +10,7 @@ import logging
 import pickle
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from pyrometa.recording.watch.classes import (
     watched_class,
 )
 from pyrometa.recording.watch.code import globals_read, names_of
+from pyrometa.recording.watch.containers import mapping, sequence
 from pyrometa.recording.watch.outside import (
     module_of,
     named_in_its_module,
@@ -40,13 +41,12 @@ from pyrometa.recording.watch.outside import (
     root,
     trusted,
 )
-from pyrometa.recording.watch.parts import PLAIN, Parts, Value, no_parts, of_parts
+from pyrometa.recording.watch.ways import PLAIN, ByCopy, ByParts, no_parts, of_parts
 
-_BARE = frozenset({dict, list, tuple, set, frozenset, collections.OrderedDict, collections.deque})
 _LRU = type(functools.lru_cache(lambda: None))
 
 
-def kind_of(value: Any, path: str) -> Parts | Value | None:
+def kind_of(value: Any, path: str) -> ByParts | ByCopy | None:
     """How to watch a value; None for what its identity says all of.
 
     Raises:
@@ -62,57 +62,33 @@ def kind_of(value: Any, path: str) -> Parts | Value | None:
 
 
 def _opaque(value: Any, path: str) -> None:
-    return None
+    """What its identity says all of."""
+    return
 
 
 def _code(value: types.CodeType, path: str) -> None:
+    """Code never changes, but its names may tell that it reads what can't be watched."""
     found = outside_by_name(names_of(value).words)
     if found is not None:
         refuse(path, found)
 
 
-def _logger(value: logging.Logger, path: str) -> Value:
-    return Value(lambda v: (v.level, v.getEffectiveLevel(), v.disabled, v.propagate, v.manager.disable), id(value))
+def _logger(value: logging.Logger, path: str) -> ByCopy:
+    """What decides whether a message is logged, which code may ask before it does something else."""
+    return ByCopy(lambda v: (v.level, v.getEffectiveLevel(), v.disabled, v.propagate, v.manager.disable), id(value))
 
 
-def _mapping(value: Any, path: str) -> Parts:
-    return Parts(_items, lambda v: [*v, *v.values(), *_state(v)], type(value))
-
-
-def _items(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    keys = [(f"keys[{i}]", key) for i, key in enumerate(value) if type(key) not in PLAIN]
-    shown = [key if type(key) in PLAIN else i for i, key in enumerate(value)]
-    items = [(f"[{key!r}]", item) for key, item in zip(shown, value.values(), strict=True)]
-    return [*items, *keys, *_extra(value)]
-
-
-def _sequence(value: Any, path: str) -> Parts:
-    def named(v: Any) -> list[tuple[str, Any]]:
-        return [*((f"[{i}]", item) for i, item in enumerate(v)), *_extra(v)]
-
-    return Parts(named, lambda v: [*v, *_state(v)], type(value))
-
-
-def _extra(container: Any) -> list[tuple[str, Any]]:
-    """What a subclass of a container adds to it."""
-    if type(container).__module__ not in ("builtins", "collections"):
-        return attributes(container)
-    return [("default_factory", container.default_factory)] if hasattr(container, "default_factory") else []
-
-
-def _state(container: Any) -> list[Any]:
-    return [] if type(container) in _BARE else [part for _, part in _extra(container)]
-
-
-def _partial(value: functools.partial[Any], path: str) -> Parts:
+def _partial(value: functools.partial[Any], path: str) -> ByParts:
     return of_parts(lambda v: [("func", v.func), ("args", v.args), ("keywords", v.keywords)], value)
 
 
-def _bound(value: Any, path: str) -> Parts:
+def _bound(value: Any, path: str) -> ByParts:
+    """A method of an object."""
     return of_parts(lambda v: [("self", v.__self__), (v.__name__, v.__func__)], value)
 
 
-def _builtin(value: Any, path: str) -> Parts | None:
+def _builtin(value: Any, path: str) -> ByParts | None:
+    """A compiled function: by the object that it is a method of, or by identity where its library is trusted."""
     owner = getattr(value, "__self__", None)
     if owner is not None and not isinstance(owner, types.ModuleType | type):
         return of_parts(lambda v: [("self", v.__self__)], value)
@@ -121,13 +97,15 @@ def _builtin(value: Any, path: str) -> Parts | None:
     return None
 
 
-def _function(value: types.FunctionType, path: str) -> Parts | None:
+def _function(value: types.FunctionType, path: str) -> ByParts | None:
+    """By all that it reads; a trusted library's by identity, or as the wrapper that it is of another's function."""
     if trusted(value):
         return None if named_in_its_module(value) else of_parts(_wrapper_parts, value)
     return of_parts(_function_parts, value)
 
 
 def _wrapper_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """Code, closure, defaults and attributes of a function, without the globals that it reads."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     closure = [(name, found) for name, cell in cells for found in _content(cell) if name != "__class__"]
     given = [("__defaults__", function.__defaults__), ("__kwdefaults__", function.__kwdefaults__)]
@@ -136,6 +114,7 @@ def _wrapper_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def _content(cell: types.CellType) -> Iterator[Any]:
+    """What a closure holds, if it holds anything."""
     try:
         yield cell.cell_contents
     except ValueError:  # not assigned yet
@@ -146,12 +125,14 @@ def _function_parts(function: types.FunctionType) -> list[tuple[str, Any]]:
     return [*_wrapper_parts(function), *globals_read(function)]
 
 
-def _cached(value: Any, path: str) -> Parts:
+def _cached(value: Any, path: str) -> ByParts:
     """A function that remembers its results, of which there may be fewer after a ``cache_clear``."""
     return of_parts(lambda v: [("__wrapped__", v.__wrapped__), ("misses", v.cache_info().misses)], value)
 
 
-def _descriptor(value: Any, path: str) -> Parts:
+def _descriptor(value: Any, path: str) -> ByParts:
+    """A property or a method as its class holds it: by the functions in it."""
+
     def named(v: Any) -> list[tuple[str, Any]]:
         names = ("fget", "__func__", "func", "args", "keywords")
         return [(name, getattr(v, name)) for name in names if hasattr(v, name)]
@@ -159,29 +140,31 @@ def _descriptor(value: Any, path: str) -> Parts:
     return of_parts(named, value)
 
 
-def _module(value: types.ModuleType, path: str) -> Parts | None:
+def _module(value: types.ModuleType, path: str) -> ByParts | None:
     """A module that code takes up whole: what of it is read, only the names in the code can tell."""
-    return Parts(no_parts, no_parts, id(value), lambda v: list(vars(v).items()))
+    return ByParts(no_parts, no_parts, id(value), lambda v: list(vars(v).items()))
 
 
-def _weak(value: weakref.ref[Any], path: str) -> Parts:
+def _weak(value: weakref.ref[Any], path: str) -> ByParts:
+    """A weak reference, by what it refers to now."""
     return of_parts(lambda v: [("()", v())], value)
 
 
-def _array(value: np.ndarray[Any, Any], path: str) -> Parts | Value | None:
+def _array(value: np.ndarray[Any, Any], path: str) -> ByParts | ByCopy | None:
+    """A copy of the numbers, or each object of an array of objects."""
     if type(value) not in (np.ndarray, np.memmap):
         return _object(value, path)
     if value.dtype.hasobject:
         return of_parts(lambda v: [(f"[{i}]", item) for i, item in enumerate(v.ravel().tolist())], value)
-    return Value(lambda v: (v.shape, v.dtype, v.tobytes()), id(value))
+    return ByCopy(lambda v: (v.shape, v.dtype, v.tobytes()), id(value))
 
 
-def _bytes(value: Any, path: str) -> Value:
-    return Value(lambda v: v.tobytes() if hasattr(v, "tobytes") else bytes(v), id(value))
+def _bytes(value: Any, path: str) -> ByCopy:
+    return ByCopy(lambda v: v.tobytes() if hasattr(v, "tobytes") else bytes(v), id(value))
 
 
-def _object(value: Any, path: str) -> Parts | Value | None:
-    """Any other object: by its attributes, or by what it pickles as if there is more to it."""
+def _object(value: Any, path: str) -> ByParts | ByCopy | None:
+    """Any other object: by its attributes, or by what it pickles as if compiled code may keep more of it."""
     kind = type(value)
     if callable(value) and hasattr(value, "__name__") and trusted(value):
         return None  # a function of a library, compiled by one means or another
@@ -203,25 +186,27 @@ def _has_more(kind: type) -> bool:
     return bool(kind.__itemsize__) or words > 0 or not any(base.__flags__ & _HEAP for base in kind.__mro__[:-1])
 
 
-_HEAP = 1 << 9  # of a class that is not built into the interpreter
+_HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built into the interpreter
 
 
 def _unknown(value: Any) -> str:
     return f"an object of an unknown kind ({type(value).__module__}.{type(value).__name__})"
 
 
-def _pickled(value: Any, path: str) -> Value:
+def _pickled(value: Any, path: str) -> ByCopy:
+    """An object of a library, by what it pickles as."""
     try:
         pickle.dumps(value, protocol=5)
     except Exception:  # whatever an object raises that can't be pickled
         refuse(path, _unknown(value))
-    return Value(functools.partial(pickle.dumps, protocol=5), type(value))
+    return ByCopy(functools.partial(pickle.dumps, protocol=5), type(value))
 
 
-def _tensor(value: Tensor, path: str) -> Value:
+def _tensor(value: Tensor, path: str) -> ByCopy:
+    """A tensor that is no parameter, by its values."""
     if not trusted(type(value)) or is_functorch_wrapped_tensor(value):
         refuse(path, _unknown(value))
-    return Value(_contents, id(value))
+    return ByCopy(_contents, id(value))
 
 
 def _contents(value: Tensor) -> Any:
@@ -232,18 +217,20 @@ def _contents(value: Tensor) -> Any:
 
 
 def _bits(value: Tensor) -> bytes:
+    """All of the memory that a tensor is a part of: NaN equals itself so, and zero differs from minus zero."""
     raw = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
     return raw.cpu().numpy().tobytes()
 
 
-_KINDS: tuple[tuple[Any, Callable[[Any, str], Parts | Value | None]], ...] = (
+# The first row that fits counts, so that what derives from several comes under the more particular one.
+_KINDS: tuple[tuple[Any, Callable[[Any, str], ByParts | ByCopy | None]], ...] = (
     (Tensor, _tensor),
     (type, watched_class),
     (nn.Module, lambda value, path: instance(value)),
     (ClassOf, class_of_object),
     (types.CodeType, _code),
     (logging.Logger, _logger),
-    (Registered, lambda value, path: Value(lambda v: abc.get_cache_token(), type(value))),
+    (Registered, lambda value, path: ByCopy(lambda v: abc.get_cache_token(), type(value))),
     ((types.GenericAlias, Trace, torch.jit.ScriptFunction, *DESCRIPTORS), _opaque),
     (types.FunctionType, _function),
     (types.MethodType, _bound),
@@ -252,8 +239,8 @@ _KINDS: tuple[tuple[Any, Callable[[Any, str], Parts | Value | None]], ...] = (
     (functools.partial, _partial),
     (_LRU, _cached),
     ((property, staticmethod, classmethod, functools.cached_property, functools.partialmethod), _descriptor),
-    ((dict, types.MappingProxyType), _mapping),
-    ((list, tuple, set, frozenset, collections.deque), _sequence),
+    ((dict, types.MappingProxyType), mapping),
+    ((list, tuple, set, frozenset, collections.deque), sequence),
     (np.ndarray, _array),
     ((array.array, bytearray, memoryview), _bytes),
     (weakref.ref, _weak),

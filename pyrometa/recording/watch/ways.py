@@ -14,10 +14,13 @@ PLAIN = frozenset({
 })  # fmt: skip
 """Types, and not those derived from them, whose objects never change and say all that they are when compared."""
 
+NamedParts = Callable[[Any], list[tuple[str, Any]]]
+"""Lists the parts of a value, each under its name."""
+
 
 @dataclass(frozen=True)
-class Parts:
-    """A value that is what its parts are.
+class ByParts:
+    """To watch a value that is what its parts are, each of which is watched in turn.
 
     Attributes:
         named: the parts, by name.
@@ -26,15 +29,15 @@ class Parts:
         later: parts that count only if some code names them, by that name.
     """
 
-    named: Callable[[Any], list[tuple[str, Any]]]
+    named: NamedParts
     flat: Callable[[Any], list[Any]]
     tag: Any
-    later: Callable[[Any], list[tuple[str, Any]]] | None = None
+    later: NamedParts | None = None
 
 
 @dataclass(frozen=True)
-class Value:
-    """A value that is compared by a copy of what it holds.
+class ByCopy:
+    """To watch a value by a copy of what it holds.
 
     Attributes:
         copied: the copy.
@@ -45,9 +48,9 @@ class Value:
     tag: Any
 
 
-def of_parts(named: Callable[[Any], list[tuple[str, Any]]], value: Any, **more: Any) -> Parts:
+def of_parts(named: NamedParts, value: Any) -> ByParts:
     """A value of named parts, which are listed anew at each look."""
-    return Parts(named, lambda v: [part for _, part in named(v)], type(value), **more)
+    return ByParts(named, lambda v: [part for _, part in named(v)], type(value))
 
 
 def no_parts(value: Any) -> list[Any]:

@@ -14,13 +14,13 @@ LARGEST_CONSTANT = 2**20  # elements
 
 
 @dataclass(frozen=True)
-class Fact:
-    """What is known of a node.
+class Known:
+    """What is known of the value of a node.
 
     Attributes:
         like: its value without data (on the meta device), or the value itself if it is not a tensor.
         device: where the value is.
-        constant: the value, where it is the same at every run.
+        constant: the value itself, where it is the same at every run and not too large to keep.
     """
 
     like: Any
@@ -32,7 +32,7 @@ class Fact:
         """Of the value."""
         return self.like.shape
 
-    def agrees_with(self, other: Fact) -> bool:
+    def agrees_with(self, other: Known) -> bool:
         """Whether one can stand for the other: equal shapes, dtypes and devices; strides may differ."""
         mine, theirs = self.like, other.like
         tensors = isinstance(mine, Tensor) and isinstance(theirs, Tensor)
@@ -43,23 +43,24 @@ class Fact:
         return self.constant is not None and bool((self.constant == number).all())
 
 
-Facts = Mapping[Node, Fact]
+KnownValues = Mapping[Node, Known]
+"""Of each node of a graph that is being built."""
 
 
-def of_tensor(value: Tensor, *, constant: bool) -> Fact:
-    """The facts of a tensor that is at hand."""
+def known_of_tensor(value: Tensor, *, constant: bool) -> Known:
+    """What is known of a tensor that is at hand."""
     like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    return Fact(like, value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
+    return Known(like, value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
 
 
-def of_call(target: Any, args: Any, kwargs: Any, facts: Facts, device: torch.device) -> Fact:
-    """The facts of an operation's result."""
-    given_args, given_kwargs = torch.fx.node.map_arg((args, kwargs), lambda node: facts[node].like)
+def known_of_call(target: Any, args: Any, kwargs: Any, known: KnownValues, device: torch.device) -> Known:
+    """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
+    given_args, given_kwargs = torch.fx.node.map_arg((args, kwargs), lambda node: known[node].like)
     if "device" in given_kwargs:
         given_kwargs = {**given_kwargs, "device": torch.device("meta")}
-    return Fact(target(*given_args, **given_kwargs), device)
+    return Known(target(*given_args, **given_kwargs), device)
 
 
-def is_number(facts: Facts, value: Any, number: float) -> bool:
+def is_number(known: KnownValues, value: Any, number: float) -> bool:
     """Whether an argument is this number, or a constant full of it."""
-    return facts[value].is_full_of(number) if isinstance(value, Node) else value == number
+    return known[value].is_full_of(number) if isinstance(value, Node) else value == number

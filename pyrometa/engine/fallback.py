@@ -1,0 +1,29 @@
+"""What becomes of a program that can't be run as it was to be."""
+
+from __future__ import annotations
+
+import warnings
+
+from pyrometa.engine.options import Engine, must_be_vectorized
+from pyrometa.errors import LoopWarning, UnsupportedProgramError
+from pyrometa.explain.source_lines import stacklevel
+
+
+def fall_back(options: Engine, reason: str, instead: str) -> None:
+    """Say once why tasks are run a slower way, or refuse where the options do not admit one.
+
+    Args:
+        options: how tasks were to be run.
+        reason: why they can't be.
+        instead: how they are run, as in ``"run one by one"``.
+
+    Warns:
+        LoopWarning: with the reason.
+
+    Raises:
+        UnsupportedProgramError: with the reason.
+    """
+    if must_be_vectorized(options):
+        raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}", has_line=True)
+    message = f"tasks are {instead}, which is slower: {reason}; Engine(vectorize=False) says it is meant"
+    warnings.warn(message, LoopWarning, stacklevel=stacklevel())

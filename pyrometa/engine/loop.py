@@ -1,0 +1,89 @@
+"""One task after the other, through the unchanged Pyro ELBO: the reference for every faster way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa.engine.problem import PathFunction, Problem, cut
+from pyrometa.errors import NonFiniteError
+from pyrometa.inner import GradientOrder
+from pyrometa.types import Params, TaskBatch, TaskData
+
+
+def one_by_one(problem: Problem, batch: TaskBatch, function: PathFunction) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """The function of each task by itself, under the task's position in the meta-batch."""
+    for task in batch.tasks():
+        yield (task.index,), function(TaskPath(problem, task, function.order, function.unrolled_steps))
+
+
+@dataclass(frozen=True)
+class TaskPath:
+    """One task's fast weights; a point is the weights by name, and the rule's state."""
+
+    problem: Problem
+    task: TaskData
+    order: GradientOrder
+    unrolled_steps: int | None = None
+    check_finite: bool = True
+
+    @property
+    def tasks(self) -> tuple[int]:
+        """The one task's index."""
+        return (self.task.index,)
+
+    def start(self) -> tuple[Params, Any]:
+        """The leaves themselves, and the rule's first state."""
+        fast = self.problem.start(self.order)
+        return fast, self.problem.rule.init(fast)
+
+    def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, None]:
+        """The support loss, and the fast weights to differentiate it by."""
+        fast, _ = point
+        with _refused_as_divergence(self.task.index, step, fast):
+            held = {**self.problem.leaves, **fast}
+            return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, None
+
+    def move(
+        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: GradientOrder
+    ) -> tuple[Params, Any]:
+        """One step of the rule."""
+        fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
+        return {name: cut(value, order) for name, value in fast.items()}, state
+
+    def score(self, point: tuple[Params, Any]) -> Tensor:
+        """The query objective, shape ``(1,)``."""
+        with _refused_as_divergence(self.task.index, self.problem.steps, point[0]):
+            task, held = self.task, {**self.problem.leaves, **point[0]}
+            score = self.problem.program.score(held, task.query, task.query_noise, task.support)[None]
+        return score.detach() if self.order is GradientOrder.NONE else score
+
+    def fast_weights(self, point: tuple[Params, Any]) -> Params:
+        """The fast weights, each of shape ``(1, *parameter)``."""
+        return {name: value[None] for name, value in point[0].items()}
+
+
+@contextmanager
+def _refused_as_divergence(task: int, step: int, fast: Params) -> Iterator[None]:
+    """Report a program that refuses its parameters after a step, as a scale that is NaN, as the divergence that it is.
+
+    At step 0 the parameters are the user's own, and what the program raises is its own error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if step == 0:
+            raise
+        bad = next((name for name, value in fast.items() if not torch.isfinite(value).all()), None)
+        raise NonFiniteError(
+            f"task {task}, inner step {step}: the program refuses the adapted parameters"
+            f"{f', of which {bad!r} is not finite' if bad else ''}: lower the inner rate",
+            task,
+            step,
+            bad,
+        ) from error

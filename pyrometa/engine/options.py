@@ -1,0 +1,68 @@
+"""The options of how tasks are run: plain values, without state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How tasks are run, never what comes out.
+
+    Tasks of one shape are evaluated together by ``torch.func.vmap``, on the unchanged Pyro model and guide. Under
+    SGD with one rate a layer, the fast weights of linear layers are held as factors: the tasks share the leaves'
+    matrix products, and no task has a weight matrix of its own. On first sight of a shape two tasks are run both
+    so and one by one, through Pyro's own ELBO; a program for which the two differ, or that vmap can't batch, is run
+    one task at a time from then on.
+
+    An engine is plain options: it can be shared, compared and pickled. Plans and recordings belong to the ``MetaSVI``.
+
+    Args:
+        vectorize: ``"auto"`` falls back to one task at a time, with one warning that says why; True raises instead,
+            and with ``low_rank=True`` also where factors give other numbers; False runs one task at a time, the
+            reference that the rest is tested against.
+        low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
+            exact, False nowhere.
+        chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
+        record: True writes the tensor operations of a meta-step down on first sight of a shape, which takes seconds,
+            and replays them from then on without Python; it is for small programs, where Python is what takes the time.
+            A recording is replayed only while the program is what it was: its parameters, data and noise may
+            change, but a change of a module's mode or attribute, of a closure or a global makes a new one. ``"auto"``
+            records what has run unchanged for a while, and where it can.
+        compile: record, and compile the recording by inductor, which takes minutes and a C++ compiler.
+
+    Raises:
+        ValueError: an option out of range.
+
+    Example:
+        >>> Engine(chunk_size=64).chunk_size
+        64
+    """
+
+    vectorize: bool | Literal["auto"] = "auto"
+    low_rank: bool | Literal["auto"] = "auto"
+    chunk_size: int | None = None
+    record: bool | Literal["auto"] = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("vectorize", self.vectorize), ("low_rank", self.low_rank), ("record", self.record)):
+            if value not in (True, False, "auto"):
+                raise ValueError(f"{name} must be True, False or 'auto', got {value!r}")
+        if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
+            raise ValueError(f"chunk_size must be a positive number of tasks or None, got {self.chunk_size!r}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile must be True or False, got {self.compile!r}")
+        if is_recorded(self) and self.vectorize is False:
+            raise ValueError("tasks that are run one by one can't be recorded: drop vectorize=False, or record")
+
+
+def is_recorded(options: Engine) -> bool:
+    """Whether what is run may be recorded."""
+    return bool(options.record or options.compile)
+
+
+def must_be_vectorized(options: Engine) -> bool:
+    """Whether a program that can't be run for many tasks at once is refused, rather than run another way."""
+    return options.vectorize is True or options.record is True or options.compile

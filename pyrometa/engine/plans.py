@@ -1,0 +1,115 @@
+"""Which plan serves which tasks: made on first sight of a shape, proved in a trial, and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyrometa.atomic.interrupts import check_interrupt
+from pyrometa.engine.fallback import fall_back
+from pyrometa.engine.layouts import layout, may_hide, modes
+from pyrometa.engine.options import Engine, is_recorded
+from pyrometa.engine.plan import Plan, make_plan
+from pyrometa.engine.problem import Problem
+from pyrometa.engine.representatives import to_try
+from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
+from pyrometa.explain.reasons import told
+from pyrometa.inner import GradientOrder
+from pyrometa.types import TaskBatch
+
+
+class Plans:
+    """The plans of one program.
+
+    Args:
+        options: how tasks are run.
+
+    Attributes:
+        kept: for each kind of tasks the plan that was proved on them, or None where they are run one by one.
+    """
+
+    def __init__(self, options: Engine) -> None:
+        self._options = options
+        self.kept: dict[Any, Plan | None] = {}
+
+    def plan(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
+        """The plan for tasks of this shape, or None where they are run one by one, for good or for now."""
+        try:
+            return self.proved(problem, tasks, order)
+        except UnprovedError:
+            return None
+
+    def proved(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, *, warn: bool = True) -> Plan | None:
+        """The plan for tasks of this shape, or None where they are run one by one for good.
+
+        Args:
+            problem: what to adapt, and how.
+            tasks: those to run, or some of their shape.
+            order: how much of the inner loop is differentiated through.
+            warn: whether to say so when there is none.
+
+        Raises:
+            UnprovedError: these tasks prove nothing.
+        """
+        options = self._options
+        if options.vectorize is False or (len(tasks) == 1 and not is_recorded(options)):
+            return None
+        key = _key(problem, tasks, order)
+        if key not in self.kept:
+            self.kept[key] = self._made(problem, tasks, order, warn=warn)
+        return self.kept[key]
+
+    def remade(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
+        """A plan made anew in the place of one that fails, or None as from :meth:`plan`."""
+        try:
+            plan = self._made(problem, tasks, order)
+        except UnprovedError:
+            return None
+        self.kept[_key(problem, tasks, order)] = plan
+        return plan
+
+    def give_up(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> None:
+        """From now on run tasks of this shape one by one."""
+        self.kept[_key(problem, tasks, order)] = None
+
+    def _made(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, *, warn: bool = True) -> Plan | None:
+        """A plan that has passed its trial; None, with one warning a program, where none does."""
+        warned = None in self.kept.values()
+        refused = problem.program.refuses_batches()
+        if refused:
+            reason: str | None = told(problem.program, refused)
+        else:
+            plan, reason = self._tried(problem, tasks, order)
+            if plan is not None:
+                return plan
+        if warn and not warned:
+            fall_back(self._options, str(reason), "run one by one")
+        return None
+
+    def _tried(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> tuple[Plan | None, str | None]:
+        """A plan that has passed its trial, with factors or else without; or the reason why neither has."""
+        some, reason = to_try(tasks), None
+        for low_rank in self._forms():
+            try:
+                plan = make_plan(problem, tasks, low_rank)
+            except Exception as error:  # on padded tasks it may be the padding, which the program meets here first
+                check_interrupt(error)
+                if not tasks.unpadded:
+                    raise
+                return None, told(problem.program, error)
+            reason = trial(problem, some, order, plan) or trial_of_padding(problem, tasks, some, order, plan)
+            if reason is None:
+                return plan, None
+            if not plan.low_rank:
+                break
+        return None, reason
+
+    def _forms(self) -> tuple[Any, ...]:
+        """Values of ``low_rank`` to try in turn."""
+        forced = self._options.vectorize is True and self._options.low_rank is True
+        return (True,) if forced else (self._options.low_rank, False)
+
+
+def _key(problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Any:
+    """What has to agree for one plan to serve."""
+    hidden = (may_hide(tasks), problem.program.zeros()) if tasks.unpadded else ()
+    return layout(tasks), hidden, modes(problem), order

@@ -1,0 +1,131 @@
+"""What is recorded of tasks: a problem and a batch as a flat list of tensors, and as all that is not a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrometa import nest
+from pyrometa.engine.batch import BatchPath, side_by_side
+from pyrometa.engine.layouts import layout
+from pyrometa.engine.plan import Plan
+from pyrometa.engine.problem import PathFunction, Problem
+from pyrometa.explain.reasons import told
+from pyrometa.nest import Same
+from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.rewrites.packing import unpack
+from pyrometa.types import Data, TaskBatch
+
+
+@dataclass(frozen=True)
+class BatchFunction:
+    """A function of tasks side by side, as a function of tensors that can be recorded.
+
+    Attributes:
+        problem: what to adapt, and how.
+        batch: tasks of one shape.
+        function: what is computed of their path.
+        plan: how parameters are held.
+    """
+
+    problem: Problem
+    batch: TaskBatch
+    function: PathFunction
+    plan: Plan
+
+    @property
+    def key(self) -> Any:
+        """All that a recording holds fast, apart from the program's state."""
+        problem = self.problem
+        names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
+        fixed = (self.function, Same(problem.rule), Same(self.plan), problem.steps, problem.adapted)
+        return *fixed, names, len(self.batch), layout(self.batch)
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The leaves, which the program may read as inputs only."""
+        return self.problem.leaves
+
+    def state(self, known: Fingerprint | None) -> Fingerprint:
+        """All that the program depends on besides tensors, and the objects among the tasks' data."""
+        objects = {
+            name: value
+            for role, data in (("support", self.batch.support), ("query", self.batch.query))
+            for name, value in (*nest.opaque(role, data.args), *nest.opaque(f"{role}.kwargs", data.kwargs))
+        }
+        return self.problem.program.fingerprint(known, objects)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that differ from one replay to the next, in the layout in memory that views are recorded for."""
+        problem, batch = self.problem, self.batch
+        own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
+        noise = [packed for draws in (*batch.support_noise, batch.query_noise) for packed in _packed(draws)]
+        return [*(value.detach().contiguous() for value in own), *noise]
+
+    def run(self) -> Any:
+        """The function of the tasks, not recorded."""
+        path = BatchPath(self.problem, self.batch, self.function.order, self.plan, self.function.unrolled_steps)
+        return side_by_side(self.function, path)
+
+    def on(self, tensors: Sequence[Tensor]) -> Any:
+        """The function of other :meth:`tensors`, without a look at their values, so that it can be recorded."""
+        problem, batch = self._rebuilt(tensors)
+        steps = self.function.unrolled_steps
+        path = BatchPath(problem, batch, self.function.order, self.plan, steps, check_finite=False)
+        return side_by_side(self.function, path, thorough=True)
+
+    def told(self, error: Exception) -> str:
+        """An error in words for the program's author."""
+        return told(self.problem.program, error)
+
+    def _rebuilt(self, tensors: Sequence[Tensor]) -> tuple[Problem, TaskBatch]:
+        given, batch = iter(tensors), self.batch
+        leaves, learned = (
+            {name: next(given).detach().requires_grad_(value.requires_grad) for name, value in values.items()}
+            for values in (self.problem.leaves, self.problem.learned)
+        )
+        support, query = (_replaced(data, given) for data in (batch.support, batch.query))
+        *ahead, last = (_unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
+        return (
+            replace(self.problem, leaves=leaves, learned=learned),
+            replace(batch, support=support, query=query, support_noise=tuple(ahead), query_noise=last),
+        )
+
+
+def _tensors(data: Data) -> list[Tensor]:
+    return [*data.tensors(), *nest.tensors(data.kwargs)]
+
+
+def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
+    moved = data.on(given)
+    return replace(moved, kwargs=nest.replaced(data.kwargs, given))
+
+
+def _packed(draws: Sequence[Tensor]) -> list[Tensor]:
+    """The draws of one evaluation end to end, shape ``(tasks, size)``, and the seeds of streams likewise.
+
+    Of a program with dozens of sites each replay would else read dozens of small inputs.
+    """
+    return [
+        torch.cat([draws[i].flatten(1) if draws[i].dim() > 1 else draws[i][:, None] for i in alike], 1)
+        for alike in _noise_and_seeds(draws)
+    ]
+
+
+def _unpacked(given: Iterator[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    found: dict[int, Tensor] = {}
+    for alike in _noise_and_seeds(like):
+        parts = unpack(next(given), [like[i][0].numel() for i in alike])
+        found.update((i, part.view(like[i].shape).to(like[i].dtype)) for i, part in zip(alike, parts, strict=True))
+    return tuple(found[i] for i in range(len(like)))
+
+
+def _noise_and_seeds(draws: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of floating-point numbers and of integers, where there are any."""
+    floating = [i for i, draw in enumerate(draws) if draw.is_floating_point()]
+    others = [i for i, draw in enumerate(draws) if not draw.is_floating_point()]
+    return [alike for alike in (floating, others) if alike]

@@ -1,0 +1,177 @@
+"""Run the tasks of one program the fastest way that gives what the loop over them gives."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pyrometa.atomic.interrupts import check_interrupt
+from pyrometa.engine.attempt import SideBySideError, attempt
+from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.data_rows import NotPaddableError
+from pyrometa.engine.fallback import fall_back
+from pyrometa.engine.loop import TaskPath, one_by_one
+from pyrometa.engine.meta_test import FastWeights, Scores
+from pyrometa.engine.options import Engine, is_recorded
+from pyrometa.engine.padding import padded
+from pyrometa.engine.plan import Plan
+from pyrometa.engine.plans import Plans
+from pyrometa.engine.problem import PathFunction, Problem
+from pyrometa.engine.recorded import BatchFunction
+from pyrometa.engine.trial import UnprovedError
+from pyrometa.errors import NonFiniteError
+from pyrometa.explain.reasons import told
+from pyrometa.inner import GradientOrder, all_finite
+from pyrometa.recording.recordings import Recordings
+from pyrometa.types import Params, TaskBatch
+
+
+class Runner:
+    """Runs tasks of one program by some options, and keeps what it learns on the way: plans, and recordings.
+
+    Args:
+        options: how tasks are run.
+    """
+
+    def __init__(self, options: Engine) -> None:
+        self._options = options
+        self._plans = Plans(options)
+        self._pads = True
+        self._recordings = Recordings(eager=options.record != "auto", compiled=options.compile)
+
+    def run(
+        self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction
+    ) -> Iterator[tuple[tuple[int, ...], Any]]:
+        """Compute something of every task, some tasks at a time, so that a caller can add up and forget.
+
+        Args:
+            problem: what to adapt, and how; always of the same program.
+            groups: the meta-batch, as tasks of one shape each.
+            function: what to compute.
+
+        Yields:
+            The positions of some tasks in the meta-batch, and the function of them.
+        """
+        for group in self._batches(problem, groups, function.order):
+            for batch in group.chunks(self._options.chunk_size):
+                plan = self._plans.plan(problem, batch, function.order)
+                result = None if plan is None else self._together(problem, batch, function, plan)
+                if result is None:
+                    yield from one_by_one(problem, batch, function)
+                else:
+                    yield batch.index, result
+
+    def scores(self, problem: Problem, groups: Sequence[TaskBatch], at: Collection[int]) -> Tensor:
+        """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps."""
+        losses: dict[int, Tensor] = {}
+        for index, some in self.run(problem, groups, Scores(tuple(at))):
+            losses.update(zip(index, some.unbind(1), strict=True))
+        return torch.stack([losses[i] for i in range(len(losses))], dim=1)
+
+    def adapted(self, problem: Problem, groups: Sequence[TaskBatch]) -> list[Params]:
+        """Fast weights of each task after the last step, cut off from any graph."""
+        found: dict[int, Params] = {}
+        for index, fast in self.run(problem, groups, FastWeights()):
+            for row, i in enumerate(index):
+                found[i] = {name: value[row] for name, value in fast.items()}
+        return [found[i] for i in range(len(found))]
+
+    def plan(self, problem: Problem, groups: Sequence[TaskBatch]) -> dict[str, str]:
+        """How each adapted parameter is held, and why: one line a parameter."""
+        plan = self._plans.plan(problem, groups[0], FastWeights.order)
+        return plan.reasons if plan else dict.fromkeys(problem.adapted, "dense: tasks are run one by one")
+
+    def recordings(self) -> list[str]:
+        """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
+        return [str(recording) for recording in self._recordings.kept.values()]
+
+    def _batches(self, problem: Problem, groups: Sequence[TaskBatch], order: GradientOrder) -> Sequence[TaskBatch]:
+        """Tasks of different sizes padded to a few shapes, where that can be done; else size by size."""
+        if len(groups) == 1 or self._options.vectorize is False or not self._pads:
+            return groups
+        try:
+            return self._padded(problem, groups, order)
+        except UnprovedError:  # of these tasks, not of the program
+            return groups
+        except NotPaddableError as error:
+            check_interrupt(error)
+            self._pads = False
+            reason = told(problem.program, error)
+            fall_back(self._options, f"tasks of different sizes can't be padded: {reason}", "run size by size")
+            return groups
+
+    def _padded(self, problem: Problem, groups: Sequence[TaskBatch], order: GradientOrder) -> Sequence[TaskBatch]:
+        batches = padded(problem.program, groups)
+        plans = [self._plans.proved(problem, batch, order, warn=False) for batch in batches if len(batch) > 1]
+        if None in plans:
+            raise NotPaddableError("rows that do not count change the loss, or vmap refuses it")
+        return batches
+
+    def _together(self, problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
+        """The function of tasks of one shape at once; None where they have to be run one by one."""
+        result = self._replayed(problem, batch, function, plan)
+        if result is not None:
+            return result
+        try:
+            return _side_by_side(problem, batch, function, plan)
+        except NonFiniteError as error:
+            task = next(t for t in batch.tasks() if t.index == error.task)
+            function(TaskPath(problem, task, function.order, function.unrolled_steps))  # raises, and says more
+            raise
+        except SideBySideError:
+            pass  # the program is not what it was when the plan was proved
+        return self._by_another_plan(problem, batch, function)
+
+    def _replayed(self, problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
+        """What a recording gives; None without one, or where a task diverges, which a run can name."""
+        if not is_recorded(self._options):
+            return None
+        run = BatchFunction(problem, batch, function, plan)
+        recording = self._recordings.recording(run)
+        if recording is None:
+            return None
+        result = recording.replay(run.tensors())
+        return result if all_finite(tree_leaves(result)) else None
+
+    def _by_another_plan(self, problem: Problem, batch: TaskBatch, function: PathFunction) -> Any:
+        """The function by a plan made anew; None where that fails too, as in the precision of the program."""
+        plan = self._plans.remade(problem, batch, function.order)
+        if plan is None:
+            return None
+        try:
+            return _side_by_side(problem, batch, function, plan)
+        except NonFiniteError as error:
+            reason = told(problem.program, error)
+        except SideBySideError as error:
+            reason = told(problem.program, error.raised)
+        self._plans.give_up(problem, batch, function.order)
+        fall_back(self._options, reason, "run one by one")
+        return None
+
+
+class Runners:
+    """The runners of a MetaSVI, one for each engine that it was set to. A pickle or a copy starts without any."""
+
+    def __init__(self) -> None:
+        self._made: dict[Engine, Runner] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Runners, ()
+
+    def by(self, options: Engine) -> Runner:
+        """The runner by these options, with what it has learned so far."""
+        if options not in self._made:
+            self._made[options] = Runner(options)
+        return self._made[options]
+
+    def recordings(self) -> list[str]:
+        """One line for each recording."""
+        return [line for runner in self._made.values() for line in runner.recordings()]
+
+
+def _side_by_side(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
+    return attempt(function, BatchPath(problem, batch, function.order, plan, function.unrolled_steps))

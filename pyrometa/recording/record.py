@@ -1,0 +1,128 @@
+"""A function of tensors, recorded once as tensor operations and replayed."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from pyrometa.errors import UnsupportedProgramError
+from pyrometa.internals import get_unwrapped, is_functorch_wrapped_tensor
+from pyrometa.recording.simplify import simplified
+
+TensorFunction = Callable[[Sequence[Tensor]], Any]
+"""From tensors to tensors, in tuples, lists and dictionaries."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The tensor operations of a function.
+
+    Attributes:
+        operations: from the function's tensors to those of its result.
+        result: how the latter hang together.
+        counts: how many operations there are, and how many there were before they were simplified.
+        seconds: that it took to record, and to compile.
+    """
+
+    operations: Callable[..., Sequence[Tensor]]
+    result: TreeSpec
+    counts: tuple[int, int]
+    seconds: tuple[float, float | None]
+
+    def replay(self, tensors: Sequence[Tensor]) -> Any:
+        """What the function makes of tensors of the same shapes."""
+        with torch.no_grad():
+            return tree_unflatten(list(self.operations(*tensors)), self.result)
+
+    def __str__(self) -> str:
+        recorded, compiled = self.seconds
+        told = f"{self.counts[0]} operations of {self.counts[1]}, recorded in {recorded:.1f} s"
+        return told if compiled is None else f"{told}, compiled in {compiled:.1f} s"
+
+
+def record(
+    function: TensorFunction, tensors: Sequence[Tensor], parameters: Mapping[str, Tensor], *, compiled: bool
+) -> Recording:
+    """Run a function once and write down its tensor operations, drawing nothing from the global generator.
+
+    Args:
+        function: what to record.
+        tensors: what to run it on.
+        parameters: tensors by name that change from one replay to the next; the function may read them as inputs only.
+        compiled: whether to compile the operations by inductor.
+
+    Raises:
+        UnsupportedProgramError: a tensor that the function reads shares memory with a parameter.
+    """
+    started = time.perf_counter()
+    inputs = [value.clone() for value in tensors]  # which share no memory with the parameters
+    traced, result = trace(function, inputs, parameters)
+    count = len(traced.graph.nodes)
+    graph = simplified(traced, inputs)
+    del traced
+    gc.collect()  # of all tensors of the run, which the graph's nodes hold in cycles
+    done = time.perf_counter()
+    operations = _compiled(graph, inputs) if compiled else graph
+    seconds = (done - started, time.perf_counter() - done if compiled else None)
+    return Recording(operations, result, (len(graph.graph.nodes), count), seconds)
+
+
+def trace(
+    function: TensorFunction, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor]
+) -> tuple[GraphModule, TreeSpec]:
+    """The operations of a function as they come, and how the tensors of its result hang together."""
+    results: list[TreeSpec] = []
+
+    def operations(*given: Tensor) -> list[Tensor]:
+        with _NoAliases(parameters):
+            flat, result = tree_flatten(function(given))
+        results.append(result)
+        return flat
+
+    with torch.random.fork_rng(), torch.enable_grad():
+        return make_fx(operations)(*inputs), results[-1]
+
+
+class _NoAliases(TorchDispatchMode):
+    """What is not an input is the same at every replay, so it must not share memory with a parameter."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._names: dict[int | None, str] = {
+            value.untyped_storage().data_ptr(): name for name, value in parameters.items() if value.numel()
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            address = _address(value) if isinstance(value, Tensor) else None
+            if address in self._names:
+                name = self._names[address]
+                raise UnsupportedProgramError(f"the program reads a tensor that shares memory with {name!r}: clone it")
+        return func(*args, **kwargs or {})
+
+
+def _address(value: Tensor) -> int | None:
+    """Where the memory of a tensor is, under the wrappers of vmap; None for one that has none, as the sparse."""
+    while is_functorch_wrapped_tensor(value):
+        value = get_unwrapped(value)
+    try:
+        return value.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    run = torch.compile(graph, fullgraph=True, dynamic=False)
+    with torch.random.fork_rng(), torch.no_grad():
+        run(*inputs)
+    return run

@@ -1,0 +1,173 @@
+"""One walk through a graph that numbers its values: what is in the new graph already is not computed again."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+from pyrometa.recording.simplify.known import Known, known_of_call, known_of_tensor
+from pyrometa.recording.simplify.rules import VIEWS, cheaper, existing
+from pyrometa.recording.simplify.slices import Slice, is_done_on_most, is_end_to_end, like_operations, slices_of
+
+_aten = torch.ops.aten
+_CAT = _aten.cat.default
+_BY_SHAPE = {_aten.zeros_like.default, _aten.ones_like.default, _aten.new_zeros.default, _aten.new_ones.default}
+
+
+class Numbering:
+    """Builds, in the order of one graph, another in which each value is made once.
+
+    Args:
+        module: what holds the constants of both graphs.
+        graph: the one to walk through.
+        inputs: what it was recorded on.
+
+    Attributes:
+        graph: the new one.
+        known: what is known of its nodes.
+    """
+
+    def __init__(self, module: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self.graph = Graph()
+        self.known: dict[Node, Known] = {}
+        self._module = module
+        self._made: dict[Any, Node] = {}
+        self._joins: dict[tuple[Node, ...], Node | None] = {}
+        self._walk(graph, inputs)
+
+    def _walk(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        given = iter(inputs)
+        new: dict[Node, Node] = {}
+        for node in graph.nodes:
+            args, kwargs = map_arg((node.args, node.kwargs), new.__getitem__)
+            if node.op == "output":
+                self.graph.output(args[0])
+            elif node.op == "call_function":
+                slices = slices_of(node.target, args, kwargs, self.known) if node.all_input_nodes else None
+                if slices is not None and is_done_on_most(node):
+                    new[node] = self._call_on_joined(node.target, slices, kwargs)
+                else:
+                    new[node] = self._call(node.target, args, kwargs)
+            else:
+                value = next(given) if node.op == "placeholder" else getattr(self._module, node.target)
+                new[node] = self.graph.node_copy(node)
+                self.known[new[node]] = known_of_tensor(value, constant=node.op == "get_attr")
+
+    def _call(self, target: Any, args: Any, kwargs: Any) -> Node:
+        """The node of an operation's result, found or made."""
+        other = cheaper(target, self.known, args, kwargs)
+        if other is not None:
+            return self._call(*other, {})
+        key = (target, _hashable(args), _hashable(kwargs))
+        random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+        if key in self._made and not random:
+            return self._made[key]
+        target, expected = self._expected(target, args, kwargs)
+        candidate = existing(target, self.known, args, kwargs)
+        if candidate is None and is_end_to_end(target, args, expected):
+            candidate = self._joined(args[0])
+        if isinstance(candidate, Node) and self.known[candidate].agrees_with(expected):
+            made = candidate
+        elif not random and self._is_constant(target, args, kwargs):
+            made = self._constant(target, args, kwargs, expected)
+        else:
+            made = self._new_call(target, args, kwargs, expected)
+        self._made[key] = made
+        return made
+
+    def _expected(self, target: Any, args: Any, kwargs: Any) -> tuple[Any, Known]:
+        """What the result will be; a view that is not one any more becomes a reshape."""
+        nodes = _nodes((args, kwargs))
+        devices = (self.known[node].device for node in nodes)
+        device = next((d for d in devices if d is not None), kwargs.get("device") or torch.device("cpu"))
+        try:
+            return target, known_of_call(target, args, kwargs, self.known, device)
+        except RuntimeError:
+            if target not in VIEWS:
+                raise
+            return _aten.reshape.default, known_of_call(_aten.reshape.default, args, kwargs, self.known, device)
+
+    def _new_call(self, target: Any, args: Any, kwargs: Any, expected: Known) -> Node:
+        made = self.graph.call_function(target, args, kwargs)
+        self.known[made] = expected
+        return made
+
+    def _is_constant(self, target: Any, args: Any, kwargs: Any) -> bool:
+        return target in _BY_SHAPE or all(self.known[n].constant is not None for n in _nodes((args, kwargs)))
+
+    def _constant(self, target: Any, args: Any, kwargs: Any, expected: Known) -> Node:
+        """The result of an operation on constants, computed here and now; too large a one is left to each run."""
+        if target in _BY_SHAPE:
+            value = target(torch.empty(self.known[args[0]].shape, dtype=expected.like.dtype), *args[1:], **kwargs)
+        else:
+            given = map_arg((args, kwargs), lambda node: self.known[node].constant)
+            value = target(*given[0], **given[1])
+        if not isinstance(value, Tensor) or (constant := known_of_tensor(value, constant=True)).constant is None:
+            return self._new_call(target, args, kwargs, expected)
+        name = f"constant_{len(list(self._module.buffers()))}"
+        self._module.register_buffer(name, value, persistent=False)
+        made = self.graph.get_attr(name)
+        self.known[made] = constant
+        return made
+
+    def _call_on_joined(self, target: Any, slices: Sequence[Any], kwargs: Any) -> Node:
+        """An operation on a slice of some tensors: that slice of the operation on the tensors."""
+        a_slice = next(x for x in slices if isinstance(x, Slice))
+        joined = self._call(target, tuple(x.joined if isinstance(x, Slice) else x for x in slices), kwargs)
+        split = self._call(_aten.split_with_sizes.default, (joined, list(a_slice.sizes), -1), {})
+        taken = self._call(operator.getitem, (split, a_slice.index), {})
+        return self._call(_aten.view.default, (taken, list(a_slice.shape)), {})
+
+    def _joined(self, parts: Sequence[Node]) -> Node | None:
+        """A node that holds some nodes end to end, where that is there or can be had for less than a ``cat``."""
+        key = tuple(parts)
+        if key not in self._joins:
+            found = existing(_CAT, self.known, (parts, -1), {})
+            self._joins[key] = self._operation_on_joined(parts) if found is None else found
+        return self._joins[key]
+
+    def _operation_on_joined(self, parts: Sequence[Node]) -> Node | None:
+        """Results of one operation end to end, as that operation on its operands end to end.
+
+        ``cat([exp(a), exp(b)])`` is ``exp(ab)``, if ``ab`` holds ``a`` and ``b`` end to end, or can itself be made so.
+        Of several operands, as in ``cat([a * c, b * d])``, one that is joined already is enough for a gain: the others
+        are joined by a ``cat`` each, which takes the place of the one that is gone. Without any there is no gain.
+        """
+        made = like_operations(parts, self.known)
+        if made is None:
+            return None
+        target, operands = made
+        columns = [self._seen_as(parts, operand) if isinstance(operand, list) else None for operand in operands]
+        joined = [None if column is None else self._joined(column) for column in columns]
+        if all(node is None for node in joined):
+            return None
+        args = [
+            number if column is None else node or self._call(_CAT, (column, -1), {})
+            for number, column, node in zip(operands, columns, joined, strict=True)
+        ]
+        return self._call(target, tuple(args), {})
+
+    def _seen_as(self, parts: Sequence[Node], nodes: Sequence[Node]) -> list[Node]:
+        """Nodes in the shapes of the parts."""
+        shapes = (list(self.known[part].shape) for part in parts)
+        return [self._call(_aten.view.default, (node, shape), {}) for node, shape in zip(nodes, shapes, strict=True)]
+
+
+def _nodes(tree: Any) -> list[Node]:
+    found: list[Node] = []
+    map_arg(tree, found.append)
+    return found
+
+
+def _hashable(tree: Any) -> Any:
+    if isinstance(tree, list | tuple):
+        return ("sequence", *map(_hashable, tree))
+    if isinstance(tree, Mapping):
+        return tuple((key, _hashable(tree[key])) for key in sorted(tree))
+    return (type(tree).__name__, tree) if isinstance(tree, bool | int | float) else tree

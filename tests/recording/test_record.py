@@ -1,0 +1,82 @@
+"""A function of tensors, recorded and replayed without a task or a program."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+import pyrometa as pm
+from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.recording.record import record
+from pyrometa.recording.recordings import Recordings
+
+FLOAT64 = {"dtype": torch.float64}
+
+
+def test_a_replay_gives_the_function_of_other_tensors():
+    def function(tensors):
+        x, y = tensors
+        return {"product": x @ y, "rest": [x.exp().sum(0), (y + 0.0).neg().neg()]}
+
+    def given():
+        return [torch.randn(3, 3, **FLOAT64) for _ in range(2)]
+
+    made = record(function, given(), {}, compiled=False)
+    tensors = given()
+    torch.testing.assert_close(made.replay(tensors), function(tensors))
+    assert made.counts[0] < made.counts[1]
+
+
+def test_a_parameter_is_read_as_an_input_only():
+    weight = torch.ones(3)
+    alias, parameters = weight.detach(), {"weight": weight}
+    made = record(lambda tensors: tensors[0] * 2, [weight], parameters, compiled=False)
+    assert made.replay([weight + 1]).tolist() == [4.0, 4.0, 4.0]
+    with pytest.raises(pm.UnsupportedProgramError, match="shares memory with 'weight'"):
+        record(lambda tensors: tensors[0] * alias, [weight], parameters, compiled=False)
+
+
+@dataclass
+class Scaled:
+    """Its tensor times a number that Python holds."""
+
+    factor: dict
+    tensor: torch.Tensor = field(default_factory=lambda: torch.randn(4, **FLOAT64))
+    parameters: dict = field(default_factory=dict)
+    key: str = "scaled"
+
+    def state(self, known):
+        return known if known and known.holds({"factor": self.factor}, []) else Fingerprint({"factor": self.factor}, [])
+
+    def tensors(self):
+        return [self.tensor]
+
+    def run(self):
+        return self.on(self.tensors())
+
+    def on(self, tensors):
+        return tensors[0] * self.factor["value"]
+
+    def told(self, error):
+        return str(error)
+
+
+def test_a_recording_serves_while_its_state_is_what_it_was():
+    factor, recordings = {"value": 2.0}, Recordings(eager=True, compiled=False)
+    first = recordings.recording(Scaled(factor))
+    assert recordings.recording(Scaled(factor)) is first
+    factor["value"] = 3.0
+    other = recordings.recording(Scaled(factor))
+    assert other is not first
+    torch.testing.assert_close(other.replay([torch.ones(4, **FLOAT64)]), torch.full((4,), 3.0, **FLOAT64))
+    assert list(recordings.kept.values()) == [first, other]
+
+
+def test_what_says_something_else_replayed_is_refused():
+    class Other(Scaled):
+        def run(self):
+            return self.tensor
+
+    with pytest.raises(pm.UnsupportedProgramError, match="replayed it gives other numbers"):
+        Recordings(eager=True, compiled=False).recording(Other({"value": 2.0}))
+    assert Recordings(eager=False, compiled=False).recording(Other({"value": 2.0})) is None
