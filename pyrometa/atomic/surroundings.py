@@ -6,19 +6,29 @@ closing: what follows does not rely on contexts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro import distributions, infer, poutine
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
-from torch import nn, overrides
-from torch._C import _functorch
-from torch.utils import _python_dispatch
+from torch import nn
 
 from pyrometa.atomic.attributes import Attributes
 from pyrometa.atomic.interrupts import behind, close_generators
+from pyrometa.internals import (
+    DIM_ALLOCATOR,
+    PYRO_STACK,
+    dispatch_modes,
+    function_modes,
+    get_dynamic_layer_stack_depth,
+    pop_dispatch_mode,
+    pop_dynamic_layer_stack,
+    pop_function_mode,
+    push_dispatch_mode,
+    push_function_mode,
+)
 from pyrometa.types import TwoSides
 
 
@@ -34,12 +44,12 @@ class Surroundings:
 
     def __init__(self, owner: object, program: TwoSides) -> None:
         self._program = program
-        self._handlers, self._plates = _PYRO_STACK.copy(), _DIM_ALLOCATOR._stack.copy()
+        self._handlers, self._plates = PYRO_STACK.copy(), DIM_ALLOCATOR._stack.copy()
         self._store = {name: content.copy() for name, content in vars(pyro.get_param_store()).items()}
         self._validates = infer.is_validation_enabled(), poutine.is_validation_enabled(), _validates_distributions()
-        self._grad, self._depth = torch.is_grad_enabled(), _functorch.get_dynamic_layer_stack_depth()
-        self._function_modes = overrides._get_current_function_mode_stack()
-        self._dispatch_modes = _python_dispatch._get_current_dispatch_mode_stack()
+        self._grad, self._depth = torch.is_grad_enabled(), get_dynamic_layer_stack_depth()
+        self._function_modes = function_modes()
+        self._dispatch_modes = dispatch_modes()
         slots = [slot for leaf in program.leaves.values() for slot in leaf.slots]
         self._parameters = [(module._parameters, key, module._parameters.get(key)) for module, key in slots]
         recurrent = [module for module, _ in slots if isinstance(module, nn.RNNBase)]
@@ -63,10 +73,10 @@ class Surroundings:
         self._restore_pyro()
 
     def _restore_torch(self) -> None:
-        while _functorch.get_dynamic_layer_stack_depth() > self._depth:
-            _functorch.pop_dynamic_layer_stack()
-        _restore_modes(overrides, overrides._get_current_function_mode_stack(), self._function_modes)
-        _restore_modes(_python_dispatch, _python_dispatch._get_current_dispatch_mode_stack(), self._dispatch_modes)
+        while get_dynamic_layer_stack_depth() > self._depth:
+            pop_dynamic_layer_stack()
+        _restore_modes(function_modes(), self._function_modes, pop_function_mode, push_function_mode)
+        _restore_modes(dispatch_modes(), self._dispatch_modes, pop_dispatch_mode, push_dispatch_mode)
         torch.set_grad_enabled(self._grad)
 
     def _restore_modules(self) -> None:
@@ -82,7 +92,7 @@ class Surroundings:
                 vars(context).pop("_param_ctx", None)  # which writes to the store when it is let go
 
     def _restore_pyro(self) -> None:
-        _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:] = self._handlers, self._plates
+        PYRO_STACK[:], DIM_ALLOCATOR._stack[:] = self._handlers, self._plates
         vars(pyro.get_param_store()).update(self._store)
         by_infer, by_poutine, (by_pyro, by_torch) = self._validates
         infer.enable_validation(by_infer)
@@ -95,8 +105,8 @@ def _validates_distributions() -> tuple[bool, bool]:
     return distributions.is_validation_enabled(), torch.distributions.Distribution._validate_args
 
 
-def _restore_modes(stack: Any, present: list[Any], before: list[Any]) -> None:
+def _restore_modes(present: list[Any], before: list[Any], pop: Callable[[], Any], push: Callable[[Any], None]) -> None:
     for _ in present:
-        stack._pop_mode()
+        pop()
     for mode in before:
-        stack._push_mode(mode)
+        push(mode)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from opt_einsum import shared_intermediates
 from pyro.infer import TraceEnum_ELBO
-from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from pyrometa.elbos import log_space
 from pyrometa.elbos.particles import average, samples
+from pyrometa.internals import compute_model_factors
 
 Terms = Mapping[frozenset[str], Sequence[Tensor]]
 """Packed log probabilities by the plates that they are in."""
@@ -44,7 +44,7 @@ class _Ring(LogRing):
 
 def _particle(model: Trace, guide: Trace) -> Tensor:
     """The ELBO of one particle, as a sum of costs that are each weighted by the probability of what they depend on."""
-    costs, factors, ordering, enumerated, scale = _compute_model_factors(model, guide)
+    costs, factors, ordering, enumerated, scale = compute_model_factors(model, guide)
     if factors:
         sizes = {dim: n for terms in factors.values() for term in terms for dim, n in _sizes(term).items()}
         with shared_intermediates() as cache:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.attempt import SideBySideError, attempt
@@ -26,6 +25,7 @@ from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
+from pyrometa.internals import tree_leaves
 from pyrometa.recording.recordings import Recordings
 from pyrometa.types import Params, TaskBatch
 

@@ -12,7 +12,6 @@ from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
 from pyrometa.elbos import refusal, traced
@@ -20,6 +19,7 @@ from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.guides.row_rule import RowRule
 from pyrometa.guides.sites import traced_alone
 from pyrometa.inner import SGD, InnerRule, step_count
+from pyrometa.internals import PYRO_STACK
 from pyrometa.program.handlers import AnswerParams
 
 
@@ -180,7 +180,7 @@ class _Hidden(Messenger):
 
     def _process_message(self, msg: Any) -> None:
         if msg["type"] == "param":
-            for handler in _PYRO_STACK[: _PYRO_STACK.index(self)]:
+            for handler in PYRO_STACK[: PYRO_STACK.index(self)]:
                 if isinstance(handler, AnswerParams):
                     handler._process_message(msg)
         msg["stop"] = True

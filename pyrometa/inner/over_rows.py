@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from pyrometa.internals import tree_flatten, tree_map, tree_unflatten
 
 _TENSOR = object()
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa.internals import sample_dirichlet, standard_gamma, standard_gamma_grad
+
 _Parameters = tuple[tuple[Tensor, ...], torch.Generator | None]
 
 
@@ -25,8 +27,8 @@ def _of_two(count: Tensor, prob: Tensor, generator: torch.Generator | None = Non
 
 
 _READERS: dict[Any, Callable[..., _Parameters]] = {
-    torch._standard_gamma: _of_one,
-    torch._sample_dirichlet: _of_one,
+    standard_gamma: _of_one,
+    sample_dirichlet: _of_one,
     torch.poisson: _of_one,
     torch.binomial: _of_two,
 }
@@ -117,7 +119,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[None, list[Tensor | None], None]:
     if ctx.name != "_standard_gamma":
         return None, [None] * count, None
     alpha, output = ctx.saved_tensors
-    return None, [grad * torch._standard_gamma_grad(alpha, output)], None
+    return None, [grad * standard_gamma_grad(alpha, output)], None
 
 
 _drawn.register_autograd(_backward, setup_context=_keep)

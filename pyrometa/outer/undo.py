@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from pyrometa.internals import flatten_dense_tensors, unflatten_dense_tensors
 
 _Copies = list[tuple[Sequence[Tensor], Tensor]]
 
@@ -42,7 +43,7 @@ class Undo:
     @torch.no_grad()
     def _restore(self) -> None:
         for tensors, flat in self._copies:
-            for tensor, value in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):
+            for tensor, value in zip(tensors, unflatten_dense_tensors(flat, tensors), strict=True):
                 tensor.copy_(value)
         vars(self._optimizer).update(self._attributes)
         for holder, entries in self._entries:
@@ -69,4 +70,4 @@ def _copied(tensors: Iterable[Tensor]) -> _Copies:
     for tensor in tensors:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     with torch.no_grad():
-        return [(members, _flatten_dense_tensors(members)) for members in alike.values()]
+        return [(members, flatten_dense_tensors(members)) for members in alike.values()]

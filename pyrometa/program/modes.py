@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
+
+from pyrometa.internals import PYRO_STACK
 
 
 def modes(modules: Iterable[nn.Module]) -> Any:
     """What switches the modules hold, and what handlers are around them."""
-    return tuple(map(_switches, modules)), tuple(map(_handled, _PYRO_STACK))
+    return tuple(map(_switches, modules)), tuple(map(_handled, PYRO_STACK))
 
 
 _SWITCHES = frozenset((bool, str))

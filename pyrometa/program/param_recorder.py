@@ -12,12 +12,13 @@ from typing import Any, Literal
 import pyro
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger, _context_wrap
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyrometa.explain.source_lines import line_of_call
+from pyrometa.internals import context_wrap
 from pyrometa.program.guards.buffers import Buffers
 
 Side = Literal["guide", "model"]
@@ -87,7 +88,7 @@ def root_module(program: Callable[..., Any]) -> nn.Module | None:
             return program
         if isinstance(program, functools.partial):
             wrapper, program = program, program.func
-            if program is _context_wrap:  # of a handler such as poutine.scale
+            if program is context_wrap:  # of a handler such as poutine.scale
                 program = wrapper.args[1]
         elif hasattr(program, "__wrapped__"):
             program = program.__wrapped__

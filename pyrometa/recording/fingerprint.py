@@ -14,9 +14,9 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from pyrometa.internals import PYRO_STACK
 from pyrometa.recording.walk import Walk
 
 
@@ -79,7 +79,7 @@ def _same(found: list[Any], known: list[Any]) -> bool:
 
 def _roots(programs: Mapping[str, Any]) -> dict[str, Any]:
     """Where the walk starts: at the programs, and at Pyro's handlers around them."""
-    return {**programs, **{f"handlers.[{i}]": handler for i, handler in enumerate(_PYRO_STACK)}}
+    return {**programs, **{f"handlers.[{i}]": handler for i, handler in enumerate(PYRO_STACK)}}
 
 
 def _addresses(parameters: Collection[Tensor]) -> frozenset[int]:

@@ -11,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from pyrometa.errors import UnsupportedProgramError
-from pyrometa.internals import get_unwrapped, is_functorch_wrapped_tensor
+from pyrometa.internals import (
+    TorchDispatchMode,
+    TreeSpec,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    make_fx,
+    tree_flatten,
+    tree_leaves,
+    tree_unflatten,
+)
 from pyrometa.recording.simplify import simplified
 
 TensorFunction = Callable[[Sequence[Tensor]], Any]

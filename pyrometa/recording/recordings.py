@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
+from pyrometa.internals import tree_leaves
 from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.record import Recording, record

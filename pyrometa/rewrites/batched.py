@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyrometa import internals
 from pyrometa.rewrites.packed_sequences import pack_padded_sequence, pad_packed_sequence
 from pyrometa.rewrites.recurrent_cells import CELLS
 
@@ -49,9 +50,9 @@ BATCHED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.clamp_: _clamp_in_place,
     torch.Tensor.scatter_: _scatter_in_place,
     F.binary_cross_entropy_with_logits: _cross_entropy,
-    torch._is_all_true: _unasked,
-    torch._pack_padded_sequence: pack_padded_sequence,
-    torch._pad_packed_sequence: pad_packed_sequence,
+    internals.is_all_true: _unasked,
+    internals.pack_padded_sequence: pack_padded_sequence,
+    internals.pad_packed_sequence: pad_packed_sequence,
     **CELLS,
 }
 """By function of torch, as distributions, Pyro and programs call them, what is called in its place."""

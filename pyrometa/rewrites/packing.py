@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from pyrometa.internals import get_proxy_mode
 
 
 def pack(parts: Sequence[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrometa.internals import attention_math, weight_norm
 from pyrometa.rewrites.unfolded import unfolded
 
 
@@ -26,8 +27,7 @@ def _attention(
     """By plain matrix products; the fused kernels, on the CPU and on CUDA, have no second derivative."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = query.new_zeros(attn_mask.shape).masked_fill(~attn_mask, -torch.inf)
-    plain = torch.ops.aten._scaled_dot_product_attention_math
-    output, weights = plain(query, key, value, attn_mask, 0.0, is_causal, **options)
+    output, weights = attention_math(query, key, value, attn_mask, 0.0, is_causal, **options)
     if not dropout_p:
         return output
     if options.get("enable_gqa"):
@@ -55,7 +55,7 @@ _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 TWICE: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head_attention,
-    torch._weight_norm: _weight_norm,
+    weight_norm: _weight_norm,
 }
 """By function of torch, one of the same values and gradients whose second derivatives are right as well."""
 

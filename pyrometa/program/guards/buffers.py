@@ -9,11 +9,10 @@ from typing import Any
 from pyro.distributions.torch_transform import TransformModule
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch.distributions.transforms import _InverseTransform
-from torch.nn.modules.batchnorm import _NormBase
 
 from pyrometa.elbos.wrapped_distributions import layers
 from pyrometa.errors import UnsupportedProgramError
+from pyrometa.internals import InverseTransform, NormBase
 
 
 class Buffers:
@@ -79,13 +78,13 @@ def _modules_of(transform: Any) -> Iterator[nn.Module]:
     if isinstance(transform, nn.Module):
         yield transform
         return
-    inverse_of = [transform._inv] if isinstance(transform, _InverseTransform) else []
+    inverse_of = [transform._inv] if isinstance(transform, InverseTransform) else []
     for part in (*getattr(transform, "parts", ()), *inverse_of):
         yield from _modules_of(part)
 
 
 def _cure(module: nn.Module) -> str:
-    if isinstance(module, _NormBase):
+    if isinstance(module, NormBase):
         return "use GroupNorm or LayerNorm, or call .eval() on it"
     if isinstance(module, TransformModule):
         return "call .eval() on it, or use another transform"

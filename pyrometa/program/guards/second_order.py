@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.errors import UnsupportedProgramError, first_line
+from pyrometa.internals import tree_map
 from pyrometa.program.autograd_graph import graph_nodes
 from pyrometa.program.guards.draws import check_draws
 from pyrometa.program.guards.site_parts import held_draws, site_parts

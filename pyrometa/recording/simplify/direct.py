@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from pyrometa.internals import OpOverload
 from pyrometa.recording.simplify.known import KnownValues, known_of_call
 
 

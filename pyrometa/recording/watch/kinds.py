@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
+from pyrometa.internals import is_functorch_wrapped_tensor
 from pyrometa.recording.watch.classes import (
     DESCRIPTORS,
     ClassOf,
