@@ -2,58 +2,63 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import pyrometa
+
 PACKAGE = Path(__file__).parents[1] / "pyrometa"
 
-EVERY = frozenset({"*"})  # anything public
-BASE = {"types", "errors", "nest", "internals"}
-FLOOR = BASE | {"rewrites", "explain", "atomic", "recording"}
-PROGRAM = FLOOR | {"noise", "elbos", "program"}
-METASVI = PROGRAM | {"inner", "engine", "outer", "tasks"}
+GROUND = {"types", "errors", "nest", "internals"}
+BELOW_PROGRAM = GROUND | {"rewrites", "explain", "atomic", "recording", "noise", "elbos"}
+CORE = BELOW_PROGRAM | {"program", "inner", "engine", "outer", "tasks"}
 
 # For each part what it may import at the top of a module, and what else inside a function.
 # The row with the longest matching name counts. "" is the package's own __init__.
 TABLE = {
     "nest": (set(), set()),
     "internals": (set(), set()),
-    "types": ({"nest"}, set()),
     "errors": (set(), set()),
-    "rewrites": (BASE, set()),
-    "explain": (BASE, set()),
-    "atomic": (BASE, set()),
-    "recording": (BASE | {"atomic"}, set()),
-    "noise": (BASE | {"rewrites"}, set()),
-    "elbos": (BASE | {"rewrites", "explain"}, set()),
-    "program": (FLOOR | {"noise", "elbos"}, set()),
-    "inner": (BASE, set()),
-    "engine": (PROGRAM | {"inner"}, set()),
-    "outer": (BASE | {"engine", "inner"}, set()),
-    "tasks": (BASE, set()),
-    "learner": (METASVI, set()),
-    "beginning": (METASVI | {"learner"}, set()),
-    "metasvi": (METASVI | {"learner", "beginning"}, {"interop"}),
-    "algorithms": (METASVI | {"metasvi"}, set()),
+    "types": ({"nest"}, set()),
+    "rewrites": (GROUND, set()),
+    "explain": (GROUND, set()),
+    "atomic": (GROUND, set()),
+    "recording": (GROUND | {"atomic"}, set()),
+    "noise": (GROUND | {"rewrites"}, set()),
+    "elbos": (GROUND | {"rewrites", "explain"}, set()),
+    "program": (BELOW_PROGRAM, set()),
+    "inner": (GROUND, set()),
+    "engine": (BELOW_PROGRAM | {"program", "inner"}, set()),
+    "outer": (GROUND | {"engine", "inner"}, set()),
+    "tasks": (GROUND, set()),
+    "learner": (CORE, set()),
+    "beginning": (CORE | {"learner"}, set()),
+    "metasvi": (CORE | {"learner", "beginning"}, {"interop"}),
+    "algorithms": (CORE | {"metasvi"}, set()),
     "models": (set(), set()),
     "guides": (set(), set()),
     "guides.row_rule": ({"inner"}, set()),
-    "guides.semi_amortized": ({"inner", "program", "elbos"}, set()),
+    "guides.semi_amortized": (GROUND | {"elbos", "inner", "program"}, set()),
     "scores": (set(), set()),
-    "diagnostics": (BASE | {"elbos", "explain", "program"}, set()),
-    "interop": (METASVI | {"metasvi", "diagnostics"}, set()),
-    "plots": (EVERY, set()),
-    "demo": (EVERY, set()),
-    "cli": (EVERY, set()),
-    "": (
-        METASVI | {"metasvi", "algorithms", "models", "scores", "guides", "diagnostics"},
-        {"interop"},
-    ),
+    "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
+    "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
+    "plots": (set(), set()),
+    "": (CORE | {"metasvi", "algorithms", "models", "guides", "scores", "diagnostics"}, set()),
+    "demo": ({"", "models", "tasks"}, {"plots"}),
+    "cli": ({"", "demo"}, set()),
 }
-WITHOUT_PYRO = {"types", "errors", "nest", "internals", "inner", "engine", "noise", "rewrites"}
+
+# The parts that import Pyro. All others do without, and so does what is not named of a room of which a file is.
+WITH_PYRO = {
+    "internals", "explain.source_lines", "atomic.surroundings", "recording.fingerprint", "recording.watch", "elbos",
+    "program", "outer.optimizer", "tasks.prior", "metasvi", "algorithms.arguments", "models", "guides", "scores",
+    "diagnostics", "demo.reconstructions", "demo.training",
+}  # fmt: skip
 
 HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko")
 ENTRIES = {"cli", "plots", "interop"}  # may need an extra when imported
@@ -91,9 +96,14 @@ def imports(path, root):
     yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
+def is_in(name, part):
+    """Whether a module is a part or within it."""
+    return name == part or name.startswith(part + ".")
+
+
 def row_of(name):
     """The key of the longest row that holds the module, None without one."""
-    rows = [row for row in TABLE if row and (name == row or name.startswith(row + "."))]
+    rows = [row for row in TABLE if row and is_in(name, row)]
     return max(rows, key=len) if rows else ("" if not name else None)
 
 
@@ -111,17 +121,13 @@ def violations(root):
         for line, target, lazy in imports(path, root):
             parts = target.split(".")
             where = f"{path.relative_to(root)}:{line} imports {target}"
-            if parts[0] == "pyro" and row in WITHOUT_PYRO:
+            if parts[0] == "pyro" and not any(is_in(name, part) for part in WITH_PYRO):
                 found.append(f"{where}, which this part must do without")
             if parts[0] != "pyrometa":
                 continue
             top = parts[1] if len(parts) > 1 and parts[1] in tops else ""
             allowed = eager | lazily if lazy else eager
-            if allowed == EVERY:
-                private = [part for part in parts if part.startswith("_") and not part.endswith("__")]
-                if private:
-                    found.append(f"{where}, which is private")
-            elif top not in allowed and top != row.split(".")[0]:
+            if top not in allowed and top != row.split(".")[0]:
                 found.append(f"{where}, not in the row of {row or 'pyrometa'}: {sorted(allowed)}")
     return found
 
@@ -166,6 +172,50 @@ def test_the_package_follows_the_table():
     assert violations(PACKAGE) == []
 
 
+def modules_of(part):
+    """The sources of a part of the package: of a module, or of a folder with all that is in it."""
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if is_in(module_name(path, PACKAGE), part)]
+
+
+@pytest.mark.parametrize("part", sorted({*TABLE, *WITH_PYRO}))
+def test_the_table_names_parts_that_exist(part):
+    assert modules_of(part)
+
+
+@pytest.mark.parametrize("part", sorted(WITH_PYRO))
+def test_what_may_import_pyro_does(part):
+    found = [target for path in modules_of(part) for _, target, _ in imports(path, PACKAGE)]
+    assert any(is_in(target, "pyro") for target in found)
+
+
+def test_the_table_leads_one_way():
+    relation = {}
+    for row, (eager, lazily) in TABLE.items():
+        relation.setdefault(row.split(".")[0], set()).update(eager | lazily)
+    tuple(TopologicalSorter(relation).static_order())  # raises at a circle
+
+
+def rooms_in(text):
+    """What CONTRIBUTING.md says in its table of who imports whom: {room: what it may import}."""
+    section = re.search(r"^## Who imports whom\n(.*?)(?=^## )", text, re.M | re.S)[1]
+    rows = re.findall(r"^\| `([^`]+)` \|([^|]*)\|$", section, re.M)
+    return {
+        room: set(re.findall(r"`([^`]+)`", allowed)) | (GROUND if "the ground" in allowed else set())
+        for room, allowed in rows
+    }
+
+
+def test_the_contributors_table_says_the_same():
+    told = rooms_in((PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    parts = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if not path.name.startswith("__")}
+    assert told.keys() - {"pyrometa"} == parts - {"py"}
+    expected = {}
+    for row, (eager, lazily) in TABLE.items():
+        names = {name or "pyrometa" for name in eager | lazily}
+        expected.setdefault(row.split(".")[0] or "pyrometa", set()).update(names)
+    assert told == expected
+
+
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
@@ -197,7 +247,8 @@ def test_the_package_follows_the_table():
         ("models/vae.py", "from .. import metasvi", "imports pyrometa.metasvi, not in the row"),
         ("guides/flow.py", "from pyrometa.inner import SGD", "imports pyrometa.inner.SGD, not in the row"),
         ("metasvi.py", "from pyrometa.interop import learn2learn", "imports pyrometa.interop.learn2learn"),
-        ("cli.py", "from pyrometa.engine._plan import x", "which is private"),
+        ("cli.py", "from pyrometa.engine._plan import x", "imports pyrometa.engine._plan.x, not in the row"),
+        ("outer/unrolled.py", "import pyro", "which this part must do without"),
         ("helpers.py", "", "has no row"),
     ],
 )
@@ -212,6 +263,7 @@ def test_what_is_not_in_the_table_is_found(tmp_path, path, source, complaint):
     [
         ("inner/sgd.py", "from pyrometa.types import Params\nfrom .loop import adapt\nfrom . import loop"),
         ("program/loss.py", "import pyro\nfrom pyrometa import errors"),
+        ("outer/optimizer.py", "import pyro"),
         ("engine/loop.py", "from ..inner.loop import adapt\nfrom pyrometa.program import loss"),
         ("guides/semi_amortized.py", "from pyrometa.inner import SGD\nfrom pyrometa.guides import flow"),
         ("metasvi.py", "def f():\n    from pyrometa.interop import learn2learn"),
@@ -261,6 +313,27 @@ def fresh(modules, path=None):
 
 def test_importing_pyrometa_loads_no_extra_and_changes_nothing():
     assert fresh(["pyrometa"]) == ""
+
+
+LATER = ("diagnostics", "guides", "models", "tasks")
+
+
+def test_parts_are_attributes_of_the_package_on_first_use(tmp_path):
+    (tmp_path / "use.py").write_text(
+        "import sys\nimport pyrometa as pm\n"
+        "assert 'pyrometa.guides' not in sys.modules\n"
+        "listed = dir(pm)\n"
+        f"for name in {LATER}:\n"
+        "    assert getattr(pm, name).__name__ == f'pyrometa.{name}', name\n"
+        "    assert name in listed, name\n"
+        "assert pm.guides.ParticleGuide and pm.models.VAE and pm.diagnostics.elbo and pm.tasks.SinusoidTasks\n"
+    )
+    assert fresh(["use"], f"{tmp_path}{os.pathsep}{PACKAGE.parent}") == ""
+
+
+def test_other_attributes_are_missed_by_name():
+    with pytest.raises(AttributeError, match="'pyrometa' has no attribute 'guide'"):
+        _ = pyrometa.guide
 
 
 def test_every_module_imports_without_an_extra():
