@@ -16,9 +16,9 @@ from docutils.parsers.rst import Directive
 PACKAGE = Path(__file__).parents[2] / "pyrometa"
 
 FLOOR, ROOM, HIGH = 66, 92, 28
-STYLE = (
-    "rect{fill:#fff;stroke:#56748f}text{font:13px sans-serif;fill:#22303c;text-anchor:middle}"
-    "path{fill:none;stroke:#8aa0b4;stroke-width:1.1}.lazy{stroke-dasharray:4 3}"
+STYLE = (  # within the figure only: the page has other drawings
+    ".imports rect{fill:#fff;stroke:#56748f}.imports text{font:13px sans-serif;fill:#22303c;text-anchor:middle}"
+    ".imports path{fill:none;stroke:#8aa0b4;stroke-width:1.1}.imports .lazy{stroke-dasharray:4 3}"
 )
 HEAD = (
     '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -139,10 +139,9 @@ def svg(uses, titles):
     lines = [_line(chains[room, other], x, floor, lazy) for room, other, lazy in drawn]
     boxes = [_box(room, x[room], 24 + FLOOR * (top - floor[room]), titles[room]) for room in uses]
     size = f"0 0 {max(x.values()) + ROOM / 2 + 8:.0f} {48 + FLOOR * top}"
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" role="img" style="background:#fff">'
-        f"<title>Who imports whom</title><style>{STYLE}</style>{HEAD}{''.join(lines)}{''.join(boxes)}</svg>"
-    )
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" class="imports" viewBox="{size}" style="background:#fff">'
+    about = f"<title>Who imports whom</title><style>{STYLE}</style>"
+    return f"{opening}{about}{HEAD}{''.join(lines)}{''.join(boxes)}</svg>"
 
 
 def _line(chain, x, floor, lazy):
