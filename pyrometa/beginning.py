@@ -13,9 +13,9 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule
 from pyrometa.learner import Guard, Learner, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
+from pyrometa.program.discovery import discover
 from pyrometa.program.given import Given
 from pyrometa.program.guards.arguments import check_call, check_list
-from pyrometa.program.look import discover
 from pyrometa.program.program import Program
 from pyrometa.program.selection import Selection, select
 from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks

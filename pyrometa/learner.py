@@ -15,11 +15,11 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, InnerRule
 from pyrometa.noise.batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
+from pyrometa.program.discovery import look_again
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward
 from pyrometa.program.guards.local_rows import check_rows
 from pyrometa.program.guards.reach import check_reach
-from pyrometa.program.look import look_again
 from pyrometa.program.pickled import own
 from pyrometa.program.program import Program
 from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, Ranks, check_ranks, read_tasks, side_by_side

@@ -1,83 +1,67 @@
-"""What a program shows when it is run for the first time: on first data, and in each mode."""
+"""Run guide and model for a look, on first data and in each new mode, and guard what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from pyro.infer.elbo import ELBO
+import torch
 from torch import nn
 
-from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
+from pyrometa.explain.reasons import naming_lines
+from pyrometa.program.first_run import first_run
 from pyrometa.program.given import Given
-from pyrometa.program.guards.local_rows import local_sites
-from pyrometa.program.guards.sites import check_sites
-from pyrometa.program.guide_draws import GuideDraws
-from pyrometa.program.leaves import Leaf, find_leaves
-from pyrometa.program.objectives import Objective
-from pyrometa.program.param_recorder import SideRun
+from pyrometa.program.guards.buffers import Buffers
+from pyrometa.program.guards.guarded import Guarded
+from pyrometa.program.program import Program
+from pyrometa.program.shown import Discovery, Look, check_runs
+from pyrometa.types import Data
 
 
-@dataclass(frozen=True, eq=False)
-class Discovery:
-    """What holds of a program from first data on.
+def discover(given: Given, data: Data) -> Program:
+    """Find a program's parameters by running guide and model once, as plain SVI's first step would.
 
-    Attributes:
-        elbo: the loss that it is run under.
-        score: what scores a query set.
-        leaves: its parameters by name.
-        local_sites: latent sites that an autoguide holds a variational parameter a row for.
-        registered: modules that a function registers with Pyro.
-    """
+    That does to the param store what plain SVI's first step does.
 
-    elbo: ELBO | Objective
-    score: ELBO | Objective
-    leaves: Mapping[str, Leaf] = field(default_factory=dict)
-    local_sites: tuple[str, ...] = ()
-    registered: tuple[nn.Module, ...] = ()
-
-    @classmethod
-    def of(cls, given: Given, guide: SideRun, model: SideRun) -> Discovery:
-        """Read it off the first runs of guide and model.
-
-        Warns:
-            UserWarning: a loss or score that forgets a Jacobian of the guide.
-        """
-        elbo = mean_field_elbo(guide.trace) if given.loss is None else given.loss
-        for objective in (given.loss, given.score):
-            warn_of_forgotten_jacobians(objective, guide.trace)
-        leaves, local = find_leaves(guide, model), local_sites(guide, model.trace)
-        registered = (*guide.recorder.modules.values(), *model.recorder.modules.values())
-        return cls(elbo, elbo if given.score is None else given.score, leaves, local, registered)
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a program shows in one mode.
-
-    Attributes:
-        guide_draws: the guide's draws that second-order gradients can't pass.
-        site_lines: where it samples each site, as far as it is known.
-    """
-
-    guide_draws: GuideDraws = field(default_factory=GuideDraws)
-    site_lines: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, guide: SideRun, model: SideRun, leaves: Mapping[str, Leaf]) -> Look:
-        """Read it off runs of guide and model."""
-        return cls(GuideDraws.of(guide.trace, leaves), lines(guide, model))
-
-
-def check_runs(guide: SideRun, model: SideRun) -> None:
-    """Refuse a guide whose latent sites are not the model's.
+    Warns:
+        UserWarning: a loss or score that forgets a Jacobian of the guide.
 
     Raises:
-        ValueError: naming the sites.
+        UnsupportedProgramError: a part of the program that can't be differentiated rightly.
+        ValueError: the guide lacks a site of the model, or has one too many.
     """
-    check_sites(guide.trace, model.trace, lines(guide, model))
+    with _watched(given.modules()) as buffers:
+        runs = first_run(given, given.loss, data, buffers)
+        check_runs(*runs)
+        found = Discovery.of(given, *runs)
+        program = Program(given, found, Guarded(Look.of(*runs, found.leaves)))
+        with naming_lines(program):
+            _check_buffers(program, data, buffers)
+    return program
 
 
-def lines(guide: SideRun, model: SideRun) -> dict[str, str]:
-    """Where guide and model sample each site, as far as it is known."""
-    return {**model.recorder.lines, **guide.recorder.lines}
+def look_again(program: Program, data: Data) -> None:
+    """Guard in another mode what :func:`discover` guards on first data; the parameters are those known already.
+
+    Raises:
+        UnsupportedProgramError, ValueError: as :func:`discover`.
+    """
+    with _watched(program.modules()) as buffers:
+        with program.using({}):
+            runs = first_run(program.given, program.elbo, data, buffers)
+        check_runs(*runs)
+        program.guarded.look = Look.of(*runs, program.leaves)
+        _check_buffers(program, data, buffers)
+
+
+@contextmanager
+def _watched(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
+    """Within it nothing is drawn from the global generator, and if it fails the buffers are put back."""
+    buffers = Buffers()
+    buffers.see(modules)
+    with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
+        yield buffers
+
+
+def _check_buffers(program: Program, data: Data, buffers: Buffers) -> None:
+    buffers.check_constant(lambda: (program.loss({}, data), program.score({}, data)))

@@ -17,7 +17,6 @@ from pyrometa.noise.batched import BatchedNoise
 from pyrometa.noise.draws import Tape
 from pyrometa.noise.replay import ReplayNoise
 from pyrometa.noise.tapes import Tapes
-from pyrometa.program.discovery import Discovery
 from pyrometa.program.given import Given, every_module
 from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.guide_draws import GuideDraws
@@ -28,6 +27,7 @@ from pyrometa.program.modes import modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
 from pyrometa.program.plates import RowPlates, plate_sizes
+from pyrometa.program.shown import Discovery
 from pyrometa.program.store import restore_store, store_under, stored
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.types import Data, StepNoise

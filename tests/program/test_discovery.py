@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from pyrometa.program import Given
-from pyrometa.program.look import discover, look_again
+from pyrometa.program.discovery import discover, look_again
 from pyrometa.types import Data
 
 DATA = Data((torch.linspace(-1.0, 1.0, 5),))

@@ -40,8 +40,8 @@ from torch import nn
 
 import pyrometa as pm
 from pyrometa.program import Given, Program
-from pyrometa.program.discovery import Discovery, Look
 from pyrometa.program.guards.guarded import Guarded
+from pyrometa.program.shown import Discovery, Look
 
 FACTOR = {"beta": 1.0}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.program.discovery import Look
+from pyrometa.program.shown import Look
 
 
 class Guarded:
