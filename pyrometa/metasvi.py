@@ -10,11 +10,10 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from pyrometa.atomic.exclusive import exclusive
-from pyrometa.beginning import Beginning
 from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, step_count, step_counts
-from pyrometa.learner import Learner, check_grad_mode, check_meta_gradient
+from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
 from pyrometa.outer.optimizer import check_optim
 from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection

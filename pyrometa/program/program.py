@@ -21,7 +21,6 @@ from pyrometa.program.given import Given, every_module
 from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.guide_draws import GuideDraws
 from pyrometa.program.handlers import AnswerParams, MaskRows, swapped
-from pyrometa.program.kept import Kept
 from pyrometa.program.leaves import Leaf
 from pyrometa.program.modes import modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
@@ -30,6 +29,7 @@ from pyrometa.program.plates import RowPlates, plate_sizes
 from pyrometa.program.shown import Discovery
 from pyrometa.program.store import restore_store, store_under, stored
 from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.recording.kept import Kept
 from pyrometa.types import Data, StepNoise
 
 

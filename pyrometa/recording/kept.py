@@ -17,6 +17,29 @@ from pyrometa.recording.watch import is_foreign, names_of, slots
 _Place = tuple[Any, Callable[[Any], None]]
 
 
+class Kept:
+    """Whether a thorough look has ever found such a tensor.
+
+    To look everywhere takes long, so that it is done for such programs only, and where it is asked for.
+    """
+
+    def __init__(self) -> None:
+        self._some = False
+
+    def mend(self, roots: Iterable[Any], modules: Iterable[nn.Module], *, thorough: bool) -> None:
+        """Replace each by the last task's, as the loop over tasks would leave it.
+
+        Args:
+            roots: what all that a program holds can be reached from.
+            modules: its modules, whose attributes are looked at in any case.
+            thorough: look everywhere; once the program kept something, that is always done.
+        """
+        if thorough or self._some:
+            self._some = mend(roots) or self._some
+        else:
+            mend_attributes(modules)
+
+
 def mend(roots: Iterable[Any]) -> bool:
     """Replace each tensor of all tasks that can be reached by the last task's, off its graph and of its shape.
 

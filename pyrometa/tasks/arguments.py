@@ -78,7 +78,7 @@ def read_tasks(name: str, given: Any, kwargs: Kwargs = None) -> GivenTasks:
     return GivenTasks(count, Data(args, _shared(kwargs)))
 
 
-def side_by_side(support: GivenTasks, query: GivenTasks) -> Iterator[tuple[tuple[int, ...], Data, Data]]:
+def by_shape(support: GivenTasks, query: GivenTasks) -> Iterator[tuple[tuple[int, ...], Data, Data]]:
     """Tasks of one shape together.
 
     Yields:

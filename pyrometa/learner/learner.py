@@ -13,7 +13,7 @@ from pyrometa.engine import Problem
 from pyrometa.engine.problem import public
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, InnerRule
-from pyrometa.noise.batches import with_noise
+from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.discovery import look_again
 from pyrometa.program.guards import second_order
@@ -22,7 +22,7 @@ from pyrometa.program.guards.local_rows import check_rows
 from pyrometa.program.guards.reach import check_reach
 from pyrometa.program.pickled import own
 from pyrometa.program.program import Program
-from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, Ranks, check_ranks, read_tasks, side_by_side
+from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.types import Data, Params, TaskBatch
 
 Guard: TypeAlias = Callable[[Program, Data, Sequence[str]], None]
@@ -100,7 +100,7 @@ class Learner:
         self, supports: GivenTasks, queries: GivenTasks, steps: int, meta_gradient: MetaGradient
     ) -> list[TaskBatch]:
         """The tasks of one shape side by side, with the noise of all their evaluations."""
-        groups = side_by_side(supports, queries)
+        groups = by_shape(supports, queries)
         return with_noise(groups, self.program.tape, steps, one_noise=meta_gradient.one_noise)
 
     def parameters(self) -> Params:

@@ -11,7 +11,7 @@ from pyrometa.engine.problem import public
 from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule
-from pyrometa.learner import Guard, Learner, guard_program
+from pyrometa.learner.learner import Guard, Learner, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.program.discovery import discover
 from pyrometa.program.given import Given
