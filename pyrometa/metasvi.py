@@ -15,7 +15,6 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
-from pyrometa.outer.optimizer import check_optim
 from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection
 from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, one_task, read_pairs
 from pyrometa.types import Data, Params, TaskBatch
@@ -99,7 +98,6 @@ class MetaSVI:
         from pyrometa.interop.learn2learn import unwrapped
 
         own = unwrapped(guide, inner, meta_gradient)
-        check_optim(optim)
         self.steps = step_count("steps", steps)
         # the program comes before model and guide: as these are pickled, autoguides lose their model
         given = Given(model, own.guide, loss, score, reduction)

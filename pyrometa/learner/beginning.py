@@ -13,6 +13,7 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule
 from pyrometa.learner.learner import Guard, Learner, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
+from pyrometa.outer.optimizer import check_optim
 from pyrometa.program.discovery import discover
 from pyrometa.program.given import Given
 from pyrometa.program.guards.arguments import check_call, check_list
@@ -31,12 +32,18 @@ class Beginning:
         guard: what the program has to pass, besides what every program has to.
         adapt: what adapts.
         optim: what the optimiser is made from.
+
+    Raises:
+        TypeError: an ``optim`` that no optimiser can be made from.
     """
 
     program: Given
     guard: Guard
     adapt: Selection
     optim: Optim
+
+    def __post_init__(self) -> None:
+        check_optim(self.optim)
 
     def known(self) -> NoReturn:
         """Refuse to tell what is known from first data on.
