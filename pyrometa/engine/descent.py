@@ -70,10 +70,13 @@ class DescentStep:
         if self.rule.one_rate_for == "all":
             return self._rate(bundle.names[0])
         rates = {
-            name: torch.as_tensor(self._rate(name)).to(self.problem.leaves[name]).expand(shape)
-            for name, shape in zip(bundle.names, bundle.shapes, strict=True)
+            name: self._tensor(name).expand(shape) for name, shape in zip(bundle.names, bundle.shapes, strict=True)
         }
         return bundle.packed(rates)
+
+    def _tensor(self, name: str) -> Tensor:
+        leaf = self.problem.leaves[name]
+        return torch.as_tensor(self._rate(name), dtype=leaf.dtype, device=leaf.device)
 
     def _rate(self, name: str) -> float | Tensor:
         return self.rule.rate(name, self.problem.learned, self.step)
