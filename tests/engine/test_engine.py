@@ -1,6 +1,7 @@
 """The vectorised engine says what the loop says, and says why where it can't."""
 
 import itertools
+from dataclasses import dataclass
 
 import meta_cases
 import pyro
@@ -170,6 +171,40 @@ def test_several_calls_and_extra_dimensions():
     plan = meta_svi(encoder, pm.Engine(low_rank=True)).plan(encoder.support, encoder.query)
     assert plan["guide.hidden.weight"] == "low-rank: rank 4"  # the support set's rows, whatever the steps
     assert plan["guide.loc.weight"] == "low-rank: rank 12"
+
+
+def test_rates_by_name_are_not_rounded_to_single_precision():
+    assert_same(modules(), pm.Engine(vectorize=True), inner=pm.SGD({"guide.*": 0.02, "*": 0.01}), adapt="both")
+
+
+@dataclass(frozen=True)
+class OwnDescent:
+    """A user's own gradient descent, which tells its rates, or tells others than those it moves by."""
+
+    told: float = 0.02
+    outer_lr: float | None = None
+    one_rate_for: str = "tensor"
+
+    def learned(self, params, steps):
+        return {}
+
+    def init(self, params):
+        return None
+
+    def update(self, params, grads, state, learned, step):
+        return {name: p - 0.02 * grads[name] for name, p in params.items()}, None
+
+    def rate(self, name, learned, step):
+        return self.told
+
+
+def test_a_rule_of_ones_own_is_held_as_factors_by_the_rates_that_it_tells():
+    case, engine = modules(), pm.Engine(vectorize=True, low_rank=True)
+    assert_same(case, engine, inner=OwnDescent())
+    plan = meta_svi(case, engine, inner=OwnDescent()).plan(case.support, case.query)
+    assert plan["guide.hidden.weight"] == "low-rank: rank 4"
+    with pytest.raises(pm.UnsupportedProgramError, match="differs from the reference"):
+        meta_svi(case, engine, inner=OwnDescent(told=0.03)).step(case.support, case.query)
 
 
 @pytest.mark.parametrize(
