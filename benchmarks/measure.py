@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import pyro
 import torch
 
+from benchmarks.files import write
+
 T = TypeVar("T")
 Seconds = dict[str, list[float]]
 _LEAST = 0.25  # seconds
@@ -194,17 +196,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def write(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_to(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

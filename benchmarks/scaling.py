@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.measure import interleaved, one_core, table, write, write_json
+from benchmarks.files import write_figure
+from benchmarks.measure import interleaved, one_core, table, write_json
 from benchmarks.peers import pyrometa_svi
 from benchmarks.workloads import Workload
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 write_json(args.json, {"base": base.described(), "curves": curves})
             print(report(axis, curves[axis]), end="\n\n")
     result = {"base": base.described(), "curves": curves}
-    write(args.figure, lambda path: figure(curves).savefig(path, format="png", dpi=150))
+    write_figure(args.figure, figure(curves))
     return result
 
 

@@ -65,6 +65,11 @@ def _losses(meta: pm.MetaSVI, tasks: MetaBatch, steps: list[int]) -> Tensor:
     return torch.full((len(steps), len(tasks)), torch.nan)
 
 
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """A mean and its standard error."""
+    return {"mean": values.mean().item(), "se": (values.std() / len(values) ** 0.5).item()}
+
+
 def interval(values: Tensor) -> dict[str, Any]:
     """Mean of values and the half width of its 95% interval; None for both where a value is not finite."""
     if not values.isfinite().all():

@@ -1,8 +1,8 @@
 """A variational autoencoder of handwritten digits, trained by ordinary SVI.
 
-    python examples/vae_svi.py                                   # 5,000 embedded digits
-    python examples/vae_svi.py --data mnist --root data --download
-    python examples/vae_svi.py --data fashion-mnist --root data --download --conv
+    python -m experiments.vae_svi                                   # 5,000 embedded digits
+    python -m experiments.vae_svi --data mnist --root data --download
+    python -m experiments.vae_svi --data fashion-mnist --root data --download --conv
 
 Images are binarised, so that a Bernoulli is a proper likelihood of them and nats an image can be compared:
 each grey value is the probability of a white pixel, drawn afresh in every epoch for training and once for
@@ -13,10 +13,8 @@ The seconds are those of training.
 """
 
 import argparse
-import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyro
@@ -26,6 +24,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
+from benchmarks.files import write, write_json
 from pyrometa.diagnostics import elbo, iwae_nll
 from pyrometa.models import VAE, ConvVAE
 from pyrometa.tasks import load_images
@@ -41,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     vae = ConvVAE(latent=args.latent) if args.conv else VAE(hidden=args.hidden, latent=args.latent)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": args.lr}), TraceMeanField_ELBO())
 
-    args.out.mkdir(parents=True, exist_ok=True)
     epochs: list[dict[str, float]] = []
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
         epochs.append({**evaluate(vae, test_x, args.iwae_samples), "seconds": seconds})
         summary = "test ELBO {test_elbo:.2f}, IWAE NLL {iwae_nll:.2f} nats an image, {seconds:.1f} s"
         tqdm.write(f"epoch {epoch}: " + summary.format(**epochs[-1]))
-        write(args, vae, test_x, epochs)
+        write_results(args, vae, test_x, epochs)
     return epochs
 
 
@@ -103,14 +101,13 @@ def evaluate(vae: VAE | ConvVAE, x: Tensor, iwae_samples: int) -> dict[str, floa
 
 
 @torch.no_grad()
-def write(args: argparse.Namespace, vae: VAE | ConvVAE, test_x: Tensor, epochs: list[dict[str, float]]) -> None:
+def write_results(args: argparse.Namespace, vae: VAE | ConvVAE, test_x: Tensor, epochs: list[dict[str, float]]) -> None:
     shown = test_x[:40]
     grid = torch.stack([tens(shown), tens(vae.reconstruct(shown))], dim=1)  # a row of ten, its reconstructions
     write_png(grid, args.out / "reconstructions.png")
     write_png(vae.sample(100), args.out / "samples.png")
     result = {"epochs": epochs, "settings": vars(args)}
-    text = json.dumps(result, indent=2, default=str) + "\n"
-    write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
+    write_json(args.out / "metrics.json", result)
 
 
 def tens(images: Tensor) -> Tensor:
@@ -119,13 +116,7 @@ def tens(images: Tensor) -> Tensor:
 
 def write_png(images: Tensor, path: Path) -> None:
     images = images.reshape(-1, 1, 28, 28)
-    write_atomically(path, lambda temporary: save_image(images, temporary, format="png", nrow=10, pad_value=0.5))
-
-
-def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write_to(temporary)
-    os.replace(temporary, path)
+    write(path, lambda temporary: save_image(images, temporary, format="png", nrow=10, pad_value=0.5))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Few-shot classification of Omniglot's characters that knows when it does not know.
 
-    python examples/omniglot_classify.py --root data --download
-    python examples/omniglot_classify.py --root data --download --shots 5
+    python -m experiments.omniglot_classify --root data --download
+    python -m experiments.omniglot_classify --root data --download --shots 5
 
 A task is five characters that were never seen, with one or five drawings of each; another fifteen of each are to be
 classified. Two learners share network, tasks, inner steps and number of meta-steps:
@@ -22,11 +22,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import omniglot_data as omniglot
 import pyro
 import pyro.distributions as dist
 import torch
-from files import write_figure, write_json
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal, init_to_value
@@ -34,6 +32,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks.files import write_figure, write_json
+from benchmarks.training import mean_and_error
+from experiments import omniglot_data as omniglot
 from pyrometa.diagnostics import Reliability, brier_score, expected_calibration_error, reliability
 from pyrometa.tasks import FewShotTasks, Task
 
@@ -190,8 +191,8 @@ def metrics(p: Tensor, tasks: Task) -> dict[str, Any]:
     y = labels_of(tasks)
     everything = (p.flatten(0, 1), y.flatten())
     return {
-        "accuracy": omniglot.mean_and_error((p.argmax(-1) == y).float().mean(1)),
-        "nll": omniglot.mean_and_error(-p.gather(-1, y[..., None]).log().mean((1, 2))),
+        "accuracy": mean_and_error((p.argmax(-1) == y).float().mean(1)),
+        "nll": mean_and_error(-p.gather(-1, y[..., None]).log().mean((1, 2))),
         "ece": expected_calibration_error(*everything),
         "brier": brier_score(*everything),
     }

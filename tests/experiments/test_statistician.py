@@ -1,8 +1,6 @@
 """The Neural Statistician on digits that stand in for characters."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +8,10 @@ from PIL import Image
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from experiments import statistician
 
 
-@pytest.fixture
-def statistician(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("statistician")
-
-
-def test_quick(statistician, tmp_path):
+def test_quick(tmp_path):
     result = statistician.main(["--quick", "--out", str(tmp_path)])
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["VAE"] == result["VAE"]
@@ -32,7 +24,7 @@ def test_quick(statistician, tmp_path):
         assert min(image.size) > 400
 
 
-def test_the_context_is_what_the_support_set_says_and_not_counted_again(statistician):
+def test_the_context_is_what_the_support_set_says_and_not_counted_again():
     net = statistician.Statistician(pixels=16, hidden=8, context=3, latent=2)
     support, query = torch.rand(4, 16).bernoulli(), torch.rand(6, 16).bernoulli()
     net.guide(support)
@@ -47,7 +39,7 @@ def test_the_context_is_what_the_support_set_says_and_not_counted_again(statisti
     torch.testing.assert_close(found, whole - of_context)
 
 
-def test_reading_does_not_depend_on_the_order(statistician):
+def test_reading_does_not_depend_on_the_order():
     net = statistician.Statistician(pixels=16, hidden=8, context=3, latent=2)
     x = torch.rand(5, 16)
     read = [net.guide.context.amortized.propose(rows) for rows in (x, x.flip(0), x[:3])]

@@ -1,8 +1,8 @@
 """Few-shot regression of sinusoids (Finn et al. 2017): an unseen one after 0, 1 and 10 steps on five points.
 
-    python examples/sinusoid.py                          # MAML
-    python examples/sinusoid.py --algorithm meta_sgd     # and a learned rate for every weight
-    python examples/sinusoid.py --quick                  # tiny sizes: shows that it runs
+    python -m experiments.sinusoid                          # MAML
+    python -m experiments.sinusoid --algorithm meta_sgd     # and a learned rate for every weight
+    python -m experiments.sinusoid --quick                  # tiny sizes: shows that it runs
 
 The model is an ordinary Pyro program whose network adapts: adapt="model". It has no latent variables, so its
 guide is empty and the ELBO is the log likelihood; with a variance of 1/2 and the mean over rows its gradient is
@@ -11,11 +11,9 @@ sinusoid.png.
 """
 
 import argparse
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks.files import write_figure, write_json
 from pyrometa.tasks import SinusoidTasks, Task, TaskSampler
 
 SHOTS, BATCH = 5, 25
@@ -75,11 +74,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for steps, error in metrics["mse"].items():
         print(f"{steps:>2} steps: mean squared error {error['mean']:.2f} +- {error['half_width']:.2f}")
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**metrics, "settings": vars(args)}, indent=2, default=str) + "\n"
-    write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
-    figure = draw(meta, unseen)
-    write_atomically(args.out / "sinusoid.png", lambda path: figure.savefig(path, format="png", dpi=150))
+    write_json(args.out / "metrics.json", {**metrics, "settings": vars(args)})
+    write_figure(args.out / "sinusoid.png", draw(meta, unseen))
     return metrics
 
 
@@ -139,12 +135,6 @@ def draw(meta: pm.MetaSVI, tasks: Task, columns: int = 3) -> Figure:
     figure.axes[-1].legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
     figure.suptitle("Unseen sinusoids, from one meta-learned start", x=0.01, ha="left")
     return figure
-
-
-def write_atomically(path: Path, write_to: Callable[[Path], object]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write_to(temporary)
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import gains
 import pyro
 import torch
-from gains import Curve, seconds_of
-from omniglot_starts import best
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks.gains import TOLERANCE, Curve, best_for_adam, seconds_of
 from pyrometa.diagnostics import steps_until
 from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 
@@ -39,7 +37,7 @@ LEARNED = "learned refinement"
 
 
 def compared(model: Model, encoder: AmortizedGuide, refining: SemiAmortizedGuide, x: Tensor, args: Namespace) -> Any:
-    """Steps and seconds until within ``gains.TOLERANCE`` of converged SVI, in the form of :func:`gains.compare`.
+    """Steps and seconds until within ``TOLERANCE`` of converged SVI, in the form of :func:`benchmarks.gains.compare`.
 
     Converged SVI is the lowest mean loss of all runs, among them a longer one from each start.
     """
@@ -58,8 +56,8 @@ def compared(model: Model, encoder: AmortizedGuide, refining: SemiAmortizedGuide
     target = min([*ends, *(loss for some in runs.values() for run in some for loss in run.losses)])
     step_seconds = svi_seconds(model, encoder, {name: value[:1] for name, value in prior.items()}, x[:1])
     levels = {LEARNED: learned.losses[-1]}
-    curves = {name: best(some, target, levels, step_seconds) for name, some in runs.items()}
-    learned.steps = steps_until(learned.losses, target, gains.TOLERANCE, at=learned.at)
+    curves = {name: best_for_adam(some, target, levels, step_seconds) for name, some in runs.items()}
+    learned.steps = steps_until(learned.losses, target, TOLERANCE, at=learned.at)
     curves[LEARNED] = learned
     return {"target": target, "tasks": len(x), "ends": ends, "step seconds": step_seconds} | {
         "curves": {name: asdict(curve) for name, curve in curves.items()}

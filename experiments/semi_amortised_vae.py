@@ -1,6 +1,6 @@
 """Semi-amortised variational autoencoders on Omniglot: what refining the encoder's proposal is worth.
 
-    python examples/semi_amortised_vae.py --root data --download
+    python -m experiments.semi_amortised_vae --root data --download
 
 The encoder of a VAE proposes each image's posterior at once. What that gives away, against a posterior of the same
 family that is optimised image by image, is the amortisation gap (Cremer et al., 2018). A semi-amortised VAE (Kim et
@@ -23,12 +23,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gains_report
-import omniglot_data as omniglot
 import pyro
-import semi_amortised_steps
 import torch
-from files import write_figure, write_json
 from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
@@ -36,6 +32,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks import gains_report
+from benchmarks.files import write_figure, write_json
+from benchmarks.training import mean_and_error
+from experiments import omniglot_data as omniglot
+from experiments import semi_amortised_steps
 from pyrometa.diagnostics import InferenceGaps, elbo, inference_gaps
 from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 from pyrometa.models import VAE
@@ -155,10 +156,10 @@ def fit(
 def summary(gaps: InferenceGaps) -> dict[str, dict[str, float]]:
     """Nats an image: means over the images and their standard errors."""
     return {
-        "NLL": omniglot.mean_and_error(-gaps.log_marginal),
-        "negative ELBO": omniglot.mean_and_error(-gaps.amortised),
-        "approximation": omniglot.mean_and_error(gaps.approximation),
-        "amortisation": omniglot.mean_and_error(gaps.amortisation),
+        "NLL": mean_and_error(-gaps.log_marginal),
+        "negative ELBO": mean_and_error(-gaps.amortised),
+        "approximation": mean_and_error(gaps.approximation),
+        "amortisation": mean_and_error(gaps.amortisation),
     }
 
 

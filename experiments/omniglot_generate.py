@@ -1,8 +1,8 @@
 """Few-shot generation: a variational autoencoder adapts to a character that it has never seen.
 
-    python examples/omniglot_generate.py --root data --download
-    python examples/omniglot_generate.py --root data --download --task alphabet
-    python examples/omniglot_generate.py --root data --download --adapt guide
+    python -m experiments.omniglot_generate --root data --download
+    python -m experiments.omniglot_generate --root data --download --task alphabet
+    python -m experiments.omniglot_generate --root data --download --adapt guide
 
 Ten drawings of a character (or an alphabet) of Omniglot's evaluation split are there to adapt encoder and decoder to,
 or the encoder alone; ten others are scored. Three starts:
@@ -20,37 +20,26 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import gains_report
-import omniglot_data as omniglot
-import omniglot_starts as starts
 import pyro
 import torch
-from files import write_figure, write_json
 from matplotlib.figure import Figure
-from omniglot_starts import LR, STEPS
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks import gains_report
+from benchmarks.files import write_figure, write_json
+from experiments import omniglot_data as omniglot
+from experiments import omniglot_starts as starts
+from experiments.omniglot_data import Drawings
+from experiments.omniglot_starts import LR, STEPS
 from pyrometa import plots
 from pyrometa.models import VAE
 from pyrometa.tasks import Characters, DigitTasks, Task, TaskSampler
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Drawings of one character or alphabet, each pixel ink with its grey value's probability."""
-
-    family: DigitTasks
-
-    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Tensor:
-        """Draw tasks and binary drawings of each, ``(tasks, rows, pixels)``."""
-        return torch.bernoulli(self.family.draw(tasks, rows, generator), generator=generator)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Sinusoids or lines from five noisy points: are the posterior predictive bands calibrated?
 
-    python examples/sine_line.py --out sine_line                       # one seed of every method
-    python examples/sine_line.py --methods ABML BMAML --seeds 0 1 2
-    python examples/sine_line.py --quick
+    python -m experiments.sine_line --out sine_line                       # one seed of every method
+    python -m experiments.sine_line --methods ABML BMAML --seeds 0 1 2
+    python -m experiments.sine_line --quick
 
 Every task is a sinusoid or a line, each as likely, seen at five random points through noise of standard deviation 0.3
-(Finn, Xu, Levine 2018). The methods of ``examples/bayesian.py`` are meta-trained on 25 tasks a step, for numbers of
+(Finn, Xu, Levine 2018). The methods of ``experiments/bayesian.py`` are meta-trained on 25 tasks a step, for numbers of
 steps that take about as long, and fitted to 200 unseen tasks. --out/result.json has, of 50 further points of each:
 ``nll``, the negative log predictive density a point; ``rmse`` of the predictive mean; ``coverage``, the share of points
 within the central bands of 50, 80 and 95 percent; ``calibration_error``, the mean difference of coverage and level
@@ -16,19 +16,20 @@ can beat. --out/sine_line.png shows two tasks and the coverage at all levels. Re
 import argparse
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyro
 import torch
-from bayesian import METHODS, Method, Task
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks.files import write_figure, write_json
+from experiments.bayesian import METHODS, Method, Task
 from pyrometa.tasks import SineLineTasks, TaskSampler
 
 FAMILY, SHOTS, BATCH = SineLineTasks(), 5, 25
@@ -41,7 +42,6 @@ Draws = tuple[Tensor, Tensor, float]  # of the function, (tasks, draws, rows); t
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
     args = parse(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "result.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     test = TaskSampler(FAMILY, shots=SHOTS, queries=50, seed=1_000_000).sample(args.tasks)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
         report(name, row)
         write_json(path, results)
         ordered = {name: results[name] for name in ("exact posterior", *METHODS) if name in results}
-        draw_figure(args.out / "sine_line.png", ordered, shown)
+        write_figure(args.out / "sine_line.png", figure_of(ordered, shown), dpi=110)
 
     finish("exact posterior", {"seed": 0}, lambda support, x: exact(support, x, args.prior_draws))
     for seed in args.seeds:
@@ -164,13 +164,8 @@ def bands(draws: Draws) -> list:
     return found
 
 
-def draw_figure(path: Path, results: dict[str, list[dict]], shown: Task) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(1.7 * len(results) + 4.2, 4.4), layout="constrained")
+def figure_of(results: dict[str, list[dict]], shown: Task) -> Figure:
+    figure = Figure(figsize=(1.7 * len(results) + 4.2, 4.4), layout="constrained")
     grid = figure.add_gridspec(2, len(results) + 2)
     for column, (name, runs) in enumerate(results.items()):
         for row in range(2):
@@ -192,16 +187,7 @@ def draw_figure(path: Path, results: dict[str, list[dict]], shown: Task) -> None
         axes.plot(LEVELS, mean, label=name, lw=1.2, ls="--" if name == "exact posterior" else "-")
     axes.set(xlabel="level of the central band", ylabel="share of points within", title="coverage on unseen tasks")
     axes.legend(fontsize=8)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, results: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
+    return figure
 
 
 if __name__ == "__main__":

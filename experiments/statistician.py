@@ -1,6 +1,6 @@
 """A Neural Statistician on Omniglot: a guide that reads some drawings of a character it has never seen.
 
-    python examples/statistician.py --root data --download
+    python -m experiments.statistician --root data --download
 
 Every character is a set of drawings with a latent context of its own (Edwards and Storkey, 2017): the context says
 which character it is, a latent of each drawing how it is drawn. The guide reads a whole set, q(c | S), and then each
@@ -19,13 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import omniglot_data as omniglot
 import pyro
 import pyro.distributions as dist
 import torch
-from files import write_figure, write_json
 from matplotlib.figure import Figure
-from omniglot_generate import Drawings
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
@@ -33,6 +30,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks.files import write_figure, write_json
+from benchmarks.training import mean_and_error
+from experiments import omniglot_data as omniglot
+from experiments.omniglot_data import Drawings
 from pyrometa.guides import AmortizedGuide, ComposedGuide, SetEncoderGuide
 from pyrometa.models import VAE
 from pyrometa.tasks import Characters, DigitTasks, Task, TaskSampler
@@ -215,15 +216,17 @@ def nats_of_vae(vae: VAE, test: Task) -> Tensor:
 def summary(losses: dict[str, Tensor]) -> dict[str, Any]:
     """Nats an image with their standard errors over tasks, and gains over the VAE task by task."""
     vae, read, refined = losses.values()
-    of = omniglot.mean_and_error
     return {
-        "VAE": of(vae),
-        "statistician": {size: of(row[0]) for size, row in zip(SIZES, read, strict=True)},
+        "VAE": mean_and_error(vae),
+        "statistician": {size: mean_and_error(row[0]) for size, row in zip(SIZES, read, strict=True)},
         "refined": {
-            size: {step: of(row) for step, row in enumerate(rows)} for size, rows in zip(SIZES, refined, strict=True)
+            size: {step: mean_and_error(row) for step, row in enumerate(rows)}
+            for size, rows in zip(SIZES, refined, strict=True)
         },
-        "gain over the VAE": {size: of(vae - row[0]) for size, row in zip(SIZES, read, strict=True)},
-        "gain of the steps": {size: of(rows[0] - rows[-1]) for size, rows in zip(SIZES, refined, strict=True)},
+        "gain over the VAE": {size: mean_and_error(vae - row[0]) for size, row in zip(SIZES, read, strict=True)},
+        "gain of the steps": {
+            size: mean_and_error(rows[0] - rows[-1]) for size, rows in zip(SIZES, refined, strict=True)
+        },
     }
 
 

@@ -1,8 +1,6 @@
-"""The Bayesian examples: each method is what its paper says, and the comparison runs."""
+"""The Bayesian methods: each method is what its paper says, and the comparison runs."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pyro
 import pytest
@@ -11,21 +9,10 @@ from PIL import Image
 from torch.distributions import Normal
 
 import pyrometa as pm
+from experiments import bayesian, sine_line
 from pyrometa.tasks import SineLineTasks, TaskSampler
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ["MAML", "ABML", "BMAML", "PLATIPUS", "VERSA", "Neural Process"]
-
-
-@pytest.fixture
-def bayesian(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("bayesian")
-
-
-@pytest.fixture
-def sine_line(bayesian):
-    return importlib.import_module("sine_line")
 
 
 @pytest.fixture
@@ -33,7 +20,7 @@ def tasks():
     return TaskSampler(SineLineTasks(), shots=5, queries=6, seed=0).sample(3)
 
 
-def made(bayesian, name, tasks, steps=2):
+def made(name, tasks, steps=2):
     method = bayesian.METHODS[name](75, pm.Engine())
     losses = [method.meta.step(*method.arguments(*tasks)) for _ in range(steps)]
     assert all(torch.tensor(losses).isfinite())
@@ -41,8 +28,8 @@ def made(bayesian, name, tasks, steps=2):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_trains_and_draws_functions(bayesian, tasks, name):
-    method = made(bayesian, name, tasks, steps=3)
+def test_it_trains_and_draws_functions(tasks, name):
+    method = made(name, tasks, steps=3)
     draws = method.draws(tasks.support, tasks.query[0])
     assert draws.shape[0] == 3
     assert draws.shape[2] == 6
@@ -53,8 +40,8 @@ def test_it_trains_and_draws_functions(bayesian, tasks, name):
 
 
 @pytest.mark.parametrize("name", ["VERSA", "Neural Process"])
-def test_the_encoders_read_the_support_set_in_any_order(bayesian, tasks, name):
-    method = made(bayesian, name, tasks)
+def test_the_encoders_read_the_support_set_in_any_order(tasks, name):
+    method = made(name, tasks)
     assert method.meta.steps == 0
     order = torch.tensor([3, 1, 0, 4, 2])
     found = []
@@ -65,7 +52,7 @@ def test_the_encoders_read_the_support_set_in_any_order(bayesian, tasks, name):
     assert (found[0] - found[2]).abs().max() > 1e-3
 
 
-def test_abml_scores_all_rows_and_learns_the_prior(bayesian, tasks):
+def test_abml_scores_all_rows_and_learns_the_prior(tasks):
     method = bayesian.abml(75, pm.Engine())
     _, (x, _) = method.arguments(*tasks)
     assert x.shape == (3, 11, 1)
@@ -78,15 +65,15 @@ def test_abml_scores_all_rows_and_learns_the_prior(bayesian, tasks):
     )
 
 
-def test_bmaml_particles_repel_each_other(bayesian, tasks):
-    method = made(bayesian, "BMAML", tasks)
+def test_bmaml_particles_repel_each_other(tasks):
+    method = made("BMAML", tasks)
     one = tuple(rows[0] for rows in tasks.support)
     adapted = method.meta.adapt(one).adapted.by_name()
     assert {value.shape[0] for value in adapted.values()} == {5}
     assert type(method.meta.inner).__name__ == "SVGD"
 
 
-def test_platipus_moves_from_its_draw_by_gradient_steps(bayesian, tasks):
+def test_platipus_moves_from_its_draw_by_gradient_steps(tasks):
     """One step by hand: shift = -rate * gradient of the misfit at the start that the noise gives."""
     method = bayesian.platipus(75, pm.Engine(), steps=1)
     given, _ = method.arguments(*tasks)
@@ -110,7 +97,7 @@ def misfit_of_query(program, one, weights):
     return -Normal(program.network(weights, x), program.noise.detach()).log_prob(y[:, 0]).sum()
 
 
-def test_platipus_learns_where_to_start_and_not_the_shift(bayesian, tasks):
+def test_platipus_learns_where_to_start_and_not_the_shift(tasks):
     method = bayesian.platipus(75, pm.Engine())
     program = method.meta.model.__self__
     before = {name: value.detach().clone() for name, value in program.named_parameters()}
@@ -120,7 +107,7 @@ def test_platipus_learns_where_to_start_and_not_the_shift(bayesian, tasks):
     assert moved == before.keys() - {"shift"}
 
 
-def test_the_comparison_runs(sine_line, tmp_path):
+def test_the_comparison_runs(tmp_path):
     returned = sine_line.main(["--quick", "--methods", "MAML", "Neural Process", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "result.json").read_text()) == returned
     assert list(returned) == ["exact posterior", "MAML", "Neural Process"]
@@ -134,7 +121,7 @@ def test_the_comparison_runs(sine_line, tmp_path):
     assert again["Neural Process"] == returned["Neural Process"]
 
 
-def test_the_exact_posterior_is_calibrated(sine_line):
+def test_the_exact_posterior_is_calibrated():
     """On 150 tasks; the shares within the bands err by the tasks' own number."""
     test = TaskSampler(SineLineTasks(), shots=5, queries=20, seed=5).sample(150)
     row = sine_line.measured(sine_line.exact(test.support, test.query[0], 50_000), test.query[1])

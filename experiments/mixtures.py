@@ -1,7 +1,7 @@
 """A family of Gaussian mixtures: each task is a dataset with clusters of its own, found in five steps.
 
-    python examples/mixtures.py            # a few minutes on one core; the figure needs matplotlib
-    python examples/mixtures.py --quick    # tiny sizes: shows that it runs
+    python -m experiments.mixtures            # a few minutes on one core; the figure needs matplotlib
+    python -m experiments.mixtures --quick    # tiny sizes: shows that it runs
 
 The tasks are drawn from the model's own prior. Which cluster a datum belongs to is a discrete latent, summed out by
 TraceEnum_ELBO. One contestant meta-learns a start and its rates, another an encoder of a dataset's rows. --out gets
@@ -16,16 +16,18 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from gains import META, Problem, Row, adapted, compare, train, values
-from gains_report import draw, table, write
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.ops.indexing import Vindex
-from set_encoders import ENCODED, fit_encoder, mlp, simulated
 from torch import Tensor, nn
 
 import pyrometa as pm
+from benchmarks.gains import META, adapted, compare
+from benchmarks.gains_report import draw, table, write
+from benchmarks.plain_svi import Problem, Row, values
+from experiments.meta_training import train
+from experiments.set_encoders import ENCODED, fit_encoder, mlp, simulated
 from pyrometa.guides import SetEncoderGuide
 from pyrometa.tasks import PriorTasks, TaskSampler
 

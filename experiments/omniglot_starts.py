@@ -7,17 +7,16 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
 
-import gains
-import omniglot_data as omniglot
 import pyro
 import torch
-from gains import META, Curve, seconds_of
 from pyro import poutine
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import pyrometa as pm
+from benchmarks.gains import META, TOLERANCE, Curve, best_for_adam, seconds_of
+from benchmarks.training import mean_and_error
 from pyrometa.diagnostics import steps_until
 from pyrometa.models import VAE
 from pyrometa.tasks import Task
@@ -80,8 +79,8 @@ def compared(networks: dict[str, VAE], meta: pm.MetaSVI, rates: dict[str, int], 
         "curves": curves,
         "above the pooled start": above,
         "rates": {name: args.rates[name.split()[0]][index] for name, index in rates.items()},
-        "gain over five pooled steps": omniglot.mean_and_error(losses["pooled in five"][after] - five),
-        "gain over any number of pooled steps": omniglot.mean_and_error(best - five),
+        "gain over five pooled steps": mean_and_error(losses["pooled in five"][after] - five),
+        "gain over any number of pooled steps": mean_and_error(best - five),
         "convergence": convergence(runs, networks["pooled"], meta, losses["meta"].mean(1), test, args),
     }
 
@@ -96,13 +95,13 @@ def learned_losses(meta: pm.MetaSVI, tasks: Task, args: Namespace) -> Tensor:
 
 def curve(rows: Tensor, args: Namespace) -> dict[str, dict[str, float]]:
     """Means over tasks and their standard errors, by number of steps."""
-    return {str(k): omniglot.mean_and_error(row) for k, row in zip(args.at, rows, strict=False)}
+    return {str(k): mean_and_error(row) for k, row in zip(args.at, rows, strict=False)}
 
 
 def convergence(
     runs: dict[str, Tensor], pooled: VAE, meta: pm.MetaSVI, learned: Tensor, test: Task, args: Namespace
 ) -> dict[str, Any]:
-    """How many steps each start needs until within ``gains.TOLERANCE`` of converged SVI, as :func:`gains.compare`.
+    """How many steps each start needs until within ``TOLERANCE`` of converged SVI, as :func:`benchmarks.gains.compare`.
 
     Ten drawings over-fit, so converged SVI is the lowest mean query loss at any step, from any start, with any rate.
     """
@@ -110,24 +109,15 @@ def convergence(
     target = min(mean.min().item() for mean in means.values())
     after = args.at.index(STEPS)
     own = Curve(list(args.at[: after + 1]), learned[: after + 1].tolist(), seconds=adapt_seconds(meta, test))
-    own.steps = steps_until(own.losses, target, gains.TOLERANCE, at=own.at)
+    own.steps = steps_until(own.losses, target, TOLERANCE, at=own.at)
     step_seconds = svi_seconds(pooled, test, args)
     curves = {META: own}
     for name, mean in means.items():
         runs_of = [Curve(list(args.at), row.tolist(), rate) for row, rate in zip(mean, args.rates[name], strict=True)]
-        curves[f"{name} start, Adam"] = best(runs_of, target, {META: own.losses[-1]}, step_seconds)
+        curves[f"{name} start, Adam"] = best_for_adam(runs_of, target, {META: own.losses[-1]}, step_seconds)
     return {"target": target, "tasks": len(test), "step seconds": step_seconds} | {
         "curves": {name: asdict(curve) for name, curve in curves.items()}
     }
-
-
-def best(runs: list[Curve], target: float, levels: dict[str, float], step_seconds: float) -> Curve:
-    """The rate that is there first; ``matched`` in Adam's favour, with whichever rate is as low first."""
-    curve = gains.best(runs, target, levels, step_seconds)
-    for name in levels:
-        counts = [run.matched[name] for run in runs if run.matched[name] is not None]
-        curve.matched[name] = min(counts, default=None)
-    return curve
 
 
 def adapt_seconds(meta: pm.MetaSVI, tasks: Task) -> float:

@@ -1,28 +1,17 @@
-"""The sinusoid example, run with tiny sizes."""
+"""The sinusoid experiment, run with tiny sizes."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pyro
-import pytest
 import torch
 from PIL import Image
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "sinusoid.py"
+from experiments import sinusoid
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("sinusoid", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_learns_and_writes_metrics_and_figure(example, tmp_path, capsys):
+def test_learns_and_writes_metrics_and_figure(tmp_path, capsys):
     out = tmp_path / "new" / "out"
-    returned = example.main(["--quick", "--out", str(out)])
+    returned = sinusoid.main(["--quick", "--out", str(out)])
     assert {path.name for path in out.iterdir()} == {"metrics.json", "sinusoid.png"}
     mse = json.loads((out / "metrics.json").read_text())["mse"]
     assert mse == returned["mse"]
@@ -33,18 +22,18 @@ def test_learns_and_writes_metrics_and_figure(example, tmp_path, capsys):
         assert len(set(image.convert("RGB").resize((360, 108)).get_flattened_data())) > 50
 
 
-def test_one_seed_gives_one_run(example, tmp_path):
+def test_one_seed_gives_one_run(tmp_path):
     runs = []
     for seed in ("1", "1", "2"):
         pyro.clear_param_store()
         arguments = ["--quick", "--algorithm", "meta_sgd", "--seed", seed, "--out", str(tmp_path)]
-        runs.append(example.main(arguments)["mse"])
+        runs.append(sinusoid.main(arguments)["mse"])
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_the_loss_is_the_mean_squared_error_and_half_of_log_pi(example):
-    meta = example.algorithm("maml")
+def test_the_loss_is_the_mean_squared_error_and_half_of_log_pi():
+    meta = sinusoid.algorithm("maml")
     x, y = torch.randn(2, 5, 1), torch.randn(2, 5, 1)
-    losses = meta.evaluate((x, y), (x, y), (0,))[0] - example.half_log_pi()
+    losses = meta.evaluate((x, y), (x, y), (0,))[0] - sinusoid.half_log_pi()
     expected = (meta.model.net(x) - y).square().mean((1, 2))
     torch.testing.assert_close(losses, expected)

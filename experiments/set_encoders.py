@@ -12,12 +12,13 @@ from typing import Any
 
 import pyro
 import torch
-from gains import Row, train
 from pyro import poutine
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
 import pyrometa as pm
+from benchmarks.plain_svi import Row
+from experiments.meta_training import train
 from pyrometa.guides import SetEncoderGuide
 
 ENCODED = "meta-learned encoder and rates"

@@ -1,16 +1,28 @@
-"""What the Omniglot examples share: their options, their data, and means."""
+"""What the experiments on Omniglot share: their options and their data."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pyrometa.tasks import Characters, OmniglotData, load_images, load_omniglot
+from pyrometa.tasks import Characters, DigitTasks, OmniglotData, load_images, load_omniglot
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Drawings of one character or alphabet, each pixel ink with its grey value's probability."""
+
+    family: DigitTasks
+
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Tensor:
+        """Draw tasks and binary drawings of each, ``(tasks, rows, pixels)``."""
+        return torch.bernoulli(self.family.draw(tasks, rows, generator), generator=generator)
 
 
 def parser(description: str, out: str) -> argparse.ArgumentParser:
-    """The options that the examples share."""
+    """The options that the experiments share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--root", type=Path, default=Path("data"), help="the directory of torchvision's Omniglot")
     parser.add_argument("--download", action="store_true", help="fetch Omniglot into --root if it is not there")
@@ -31,11 +43,6 @@ def load(args: argparse.Namespace) -> OmniglotData:
 
 def _characters(images: Tensor, labels: Tensor) -> Characters:
     return Characters(images, labels, labels % 2)  # two "alphabets"
-
-
-def mean_and_error(values: Tensor) -> dict[str, float]:
-    """A mean and its standard error."""
-    return {"mean": values.mean().item(), "se": (values.std() / len(values) ** 0.5).item()}
 
 
 def binarised(images: Tensor, seed: int) -> Tensor:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from files import write_figure, write_json
-from gains import TOLERANCE
 from matplotlib.figure import Figure
+
+from benchmarks.files import write_figure, write_json
+from benchmarks.gains import TOLERANCE
 
 COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: safe for the colour-blind
 

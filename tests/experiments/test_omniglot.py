@@ -1,11 +1,9 @@
-"""The Omniglot examples, run with tiny counts on digits that stand in for characters."""
+"""The experiments on Omniglot, run with tiny counts on digits that stand in for characters."""
 
 import argparse
-import importlib
 import json
 import math
 import re
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -13,16 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from experiments import omniglot_classify, omniglot_generate, semi_amortised_steps, semi_amortised_vae
 from pyrometa.guides import AmortizedGuide
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """Imports an example by name, as running it would."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
 
 
 def written(out):
@@ -36,8 +26,8 @@ def check_figure(path):
         assert len(set(image.convert("L").resize((200, 100)).get_flattened_data())) > 5
 
 
-def test_classify_scores_both_learners(example, tmp_path):
-    learners = example("omniglot_classify").main(["--quick", "--out", str(tmp_path)])
+def test_classify_scores_both_learners(tmp_path):
+    learners = omniglot_classify.main(["--quick", "--out", str(tmp_path)])
     assert written(tmp_path)["learners"] == learners
     assert set(learners) == {"MAML", "Bayesian"}
     for scores in learners.values():
@@ -48,24 +38,23 @@ def test_classify_scores_both_learners(example, tmp_path):
     check_figure(tmp_path / "reliability.png")
 
 
-def test_the_posterior_predictive_is_a_mean_over_draws(example):
-    classify = example("omniglot_classify")
-    meta = classify.bayesian(2, 4, optim=pyro.optim.Adam({"lr": 1e-3}), outer_lr=1e-2)
+def test_the_posterior_predictive_is_a_mean_over_draws():
+    meta = omniglot_classify.bayesian(2, 4, optim=pyro.optim.Adam({"lr": 1e-3}), outer_lr=1e-2)
     x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
     meta.init(x[None], kwargs={"y": y})
-    draws = torch.stack([classify.class_logits(meta.model, meta.guide, x, y) for _ in range(3)])
+    draws = torch.stack([omniglot_classify.class_logits(meta.model, meta.guide, x, y) for _ in range(3)])
     assert draws[0].ne(draws[1]).any()
     torch.manual_seed(3)
-    expected = [classify.class_logits(meta.model, meta.guide, x, y).softmax(-1) for _ in range(3)]
+    expected = [omniglot_classify.class_logits(meta.model, meta.guide, x, y).softmax(-1) for _ in range(3)]
     expected = -torch.stack(expected).mean(0).log()[range(5), y].sum()
     torch.manual_seed(3)
-    torch.testing.assert_close(classify.predictive_nll(meta.model, meta.guide, x, y, draws=3), expected)
+    torch.testing.assert_close(omniglot_classify.predictive_nll(meta.model, meta.guide, x, y, draws=3), expected)
 
 
 @pytest.mark.parametrize(("task", "adapt"), [("character", "both"), ("alphabet", "both"), ("character", "guide")])
-def test_generate_compares_the_starts(example, tmp_path, task, adapt, capsys):
+def test_generate_compares_the_starts(tmp_path, task, adapt, capsys):
     arguments = ["--quick", "--task", task, "--adapt", adapt, "--out", str(tmp_path)]
-    result = example("omniglot_generate").main(arguments)
+    result = omniglot_generate.main(arguments)
     saved = written(tmp_path)
     assert saved["curves"] == result["curves"]
     assert set(saved["curves"]) == {"random", "pooled", "pooled in five", "meta"}
@@ -96,8 +85,8 @@ def check_convergence(result):
     assert result["target"] <= min(lowest)
 
 
-def test_the_semi_amortised_vae_reports_the_gaps(example, tmp_path):
-    result = example("semi_amortised_vae").main(["--quick", "--out", str(tmp_path)])
+def test_the_semi_amortised_vae_reports_the_gaps(tmp_path):
+    result = semi_amortised_vae.main(["--quick", "--out", str(tmp_path)])
     assert written(tmp_path)["gaps"] == result["gaps"]
     assert set(result["gaps"]) == {"amortised", "amortised, refined", "semi-amortised", "amortised, longer"}
     for gaps in result["gaps"].values():
@@ -112,7 +101,7 @@ def test_the_semi_amortised_vae_reports_the_gaps(example, tmp_path):
         check_figure(tmp_path / name)
 
 
-def test_refinement_by_adam_finds_the_posterior_of_each_datum(example):
+def test_refinement_by_adam_finds_the_posterior_of_each_datum():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
@@ -121,7 +110,7 @@ def test_refinement_by_adam_finds_the_posterior_of_each_datum(example):
     x = torch.tensor([[-2.0], [0.5], [3.0]])
     encoder = AmortizedGuide(model, torch.nn.Linear(1, 4))
     prior = {name: torch.zeros_like(value) for name, value in encoder.propose(x).items()}
-    svi, samples = example("semi_amortised_steps").svi, argparse.Namespace(samples=4000)
+    svi, samples = semi_amortised_steps.svi, argparse.Namespace(samples=4000)
     losses = [svi(model, encoder, prior, x, 0.1, steps, samples) for steps in (0, 200)]
     at_the_prior = 0.5 * math.log(2 * math.pi) + 0.5 * (x**2 + 1).mean().item()
     exact = -dist.Normal(0.0, 2**0.5).log_prob(x).mean().item()
@@ -129,6 +118,6 @@ def test_refinement_by_adam_finds_the_posterior_of_each_datum(example):
     assert not list(pyro.get_param_store())
 
 
-def test_omniglot_needs_its_files(example, tmp_path):
+def test_omniglot_needs_its_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="download=True"):
-        example("omniglot_classify").main(["--root", str(tmp_path), "--out", str(tmp_path)])
+        omniglot_classify.main(["--root", str(tmp_path), "--out", str(tmp_path)])
