@@ -8,7 +8,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+READMES = [ROOT / "examples" / "README.md", ROOT / "experiments" / "README.md"]
+LINKED = [*PAGES, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[`~]*[ \t]*$", re.M | re.S)
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)=\"([^\"]+)\"")
@@ -55,7 +56,7 @@ def test_the_page_shows_code(name):
     assert python_blocks((ROOT / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_local_links_exist(page):
     links = local_links(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []

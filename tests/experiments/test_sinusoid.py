@@ -26,8 +26,8 @@ def test_one_seed_gives_one_run(tmp_path):
     runs = []
     for seed in ("1", "1", "2"):
         pyro.clear_param_store()
-        arguments = ["--quick", "--algorithm", "meta_sgd", "--seed", seed, "--out", str(tmp_path)]
-        runs.append(sinusoid.main(arguments)["mse"])
+        arguments = ["--algorithm", "meta_sgd", "--iterations", "20", "--test-tasks", "10", "--seed", seed]
+        runs.append(sinusoid.main([*arguments, "--out", str(tmp_path)])["mse"])
     assert runs[0] == runs[1] != runs[2]
 
 
