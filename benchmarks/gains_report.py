@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.files import write_figure, write_json
 from benchmarks.gains import TOLERANCE
 
-COLOURS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: safe for the colour-blind
+COLORS = ("#777777", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: safe for the colour-blind
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -30,9 +30,9 @@ def draw(result: Mapping[str, Any], title: str) -> Figure:
     """Loss above converged SVI against steps."""
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
-    for (name, curve), colour in zip(result["curves"].items(), COLOURS, strict=False):
+    for (name, curve), color in zip(result["curves"].items(), COLORS, strict=False):
         above = [max(loss - result["target"], 1e-4) for loss in curve["losses"]]
-        axes.plot(curve["at"], above, color=colour, label=name, lw=2, marker="o", ms=4)
+        axes.plot(curve["at"], above, color=color, label=name, lw=2, marker="o", ms=4)
     axes.axhline(TOLERANCE, color="#333333", lw=0.8, ls="--")
     axes.annotate(
         f"{TOLERANCE} nats",

@@ -43,7 +43,7 @@ def main(meta_steps: int = 1500, refining: int = 200, svi_steps: int = 200, data
     options = {"reduction": "mean", "engine": pm.Engine(record=True)}  # records once, then replays
     optim, slow = pyro.optim.Adam({"lr": 2e-3}), pyro.optim.Adam({"lr": 1e-5})
     proposing = pm.MetaSVI(model, guide, optim, loss, steps=0, **options)
-    options |= {"inner": pm.SGD(0.05, learn="parameter", outer_lr=0.03), "adapt": "guide.amortised.heads.*.bias"}
+    options |= {"inner": pm.SGD(0.05, learn="parameter", outer_lr=0.03), "adapt": "guide.amortized.heads.*.bias"}
     meta = pm.MetaSVI(model, guide, slow, loss, steps=5, **options)
     for learner in [proposing] * meta_steps + [meta] * refining:
         batch = torch.randint(len(x), (32,))

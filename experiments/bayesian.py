@@ -28,7 +28,7 @@ from pyrometa.guides import ParticleGuide, SetEncoderGuide
 from pyrometa.inner import SVGD
 from pyrometa.scores import PredictiveLoss
 
-Task = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Method:
     """A ``MetaSVI``; its arguments for a meta-batch; draws of the regression function, (tasks, draws, rows)."""
 
     meta: pm.MetaSVI
-    arguments: Callable[[Task, Task], tuple[Task, Task]]
-    draws: Callable[[Task, Tensor], Tensor]
+    arguments: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]]
+    draws: Callable[[Tensors, Tensor], Tensor]
     noise: Callable[[], float]
 
 
-def plain(support: Task, query: Task) -> tuple[Task, Task]:
+def plain(support: Tensors, query: Tensors) -> tuple[Tensors, Tensors]:
     return support, query
 
 
-def drawn_from_guides(meta: pm.MetaSVI, num_samples: int) -> Callable[[Task, Tensor], Tensor]:
+def drawn_from_guides(meta: pm.MetaSVI, num_samples: int) -> Callable[[Tensors, Tensor], Tensor]:
     @torch.no_grad()
-    def draws(support: Task, x: Tensor) -> Tensor:
+    def draws(support: Tensors, x: Tensor) -> Tensor:
         found = []
         for guide, rows in zip(meta.adapt_many(support), x, strict=True):
             with pyro.plate("draws", num_samples, dim=-2):
@@ -80,7 +80,7 @@ def abml(tasks: int, engine: pm.Engine, steps: int = 5) -> Method:
     loss = TraceMeanField_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     meta = pm.MetaSVI(model, guide, pyro.optim.Adam(adam_for_scales), loss, inner, steps, engine=engine)
 
-    def arguments(support: Task, query: Task) -> tuple[Task, Task]:
+    def arguments(support: Tensors, query: Tensors) -> tuple[Tensors, Tensors]:
         return support, tuple(torch.cat(pair, 1) for pair in zip(support, query, strict=True))
 
     return Method(meta, arguments, drawn_from_guides(meta, 100), lambda: model.noise.item())
@@ -101,12 +101,12 @@ def platipus(tasks: int, engine: pm.Engine, steps: int = 5, num_samples: int = 1
     options = {"adapt": "*.shift", "engine": engine}
     meta = pm.MetaSVI(program.model, program.guide, optim, Trace_ELBO(), inner, steps, **options)
 
-    def arguments(support: Task, query: Task) -> tuple[Task, Task]:
+    def arguments(support: Tensors, query: Tensors) -> tuple[Tensors, Tensors]:
         draw = torch.randn(len(support[0]), program.size)  # the same start for the support and the query set
         return (*support, *support, *query, draw), (*query, *support, *query, draw)
 
     @torch.no_grad()
-    def draws(support: Task, x: Tensor) -> Tensor:
+    def draws(support: Tensors, x: Tensor) -> Tensor:
         support = tuple(rows.repeat_interleave(num_samples, 0) for rows in support)
         args = arguments(support, support)[0]
         guides = meta.adapt_many(args, kwargs={"train": False})

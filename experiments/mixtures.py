@@ -61,9 +61,9 @@ class Clusters(nn.Module):
 
     def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
         """Features of rows ``(N, 1)``, all of which count."""
-        centre, width = rows.mean(-2, keepdim=True), rows.std(-2, keepdim=True)
-        context = torch.cat([centre / 3, width.log()], -1).expand(*rows.shape[:-1], 2)
-        logits = self.guess(torch.cat([(rows - centre) / width, context], -1))
+        center, width = rows.mean(-2, keepdim=True), rows.std(-2, keepdim=True)
+        context = torch.cat([center / 3, width.log()], -1).expand(*rows.shape[:-1], 2)
+        logits = self.guess(torch.cat([(rows - center) / width, context], -1))
         for _ in range(self.rounds):
             shares = logits.softmax(-1)
             count = shares.sum(-2, keepdim=True) + 1  # one row more, at zero and of the prior's variance

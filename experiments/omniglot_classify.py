@@ -36,7 +36,7 @@ from benchmarks.files import write_figure, write_json
 from benchmarks.training import mean_and_error
 from experiments import omniglot_data as omniglot
 from pyrometa.diagnostics import Reliability, brier_score, expected_calibration_error, reliability
-from pyrometa.tasks import FewShotTasks, Task
+from pyrometa.tasks import FewShotTasks, MetaBatch
 
 Program = Callable[..., Any]
 
@@ -177,7 +177,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @torch.no_grad()
-def posterior_predictive(meta: pm.MetaSVI, tasks: Task, draws: int) -> Tensor:
+def posterior_predictive(meta: pm.MetaSVI, tasks: MetaBatch, draws: int) -> Tensor:
     """Probabilities of the classes, ``(tasks, images, ways)``: the mean over draws from each adapted guide."""
     probabilities = []
     for guide, x, y in zip(meta.adapt_many(tasks.support), *tasks.query, strict=True):
@@ -186,7 +186,7 @@ def posterior_predictive(meta: pm.MetaSVI, tasks: Task, draws: int) -> Tensor:
     return torch.stack(probabilities)
 
 
-def metrics(p: Tensor, tasks: Task) -> dict[str, Any]:
+def metrics(p: Tensor, tasks: MetaBatch) -> dict[str, Any]:
     """Accuracy and nats with their standard errors over tasks, and how calibrated all predictions are together."""
     y = labels_of(tasks)
     everything = (p.flatten(0, 1), y.flatten())
@@ -198,7 +198,7 @@ def metrics(p: Tensor, tasks: Task) -> dict[str, Any]:
     }
 
 
-def labels_of(tasks: Task) -> Tensor:
+def labels_of(tasks: MetaBatch) -> Tensor:
     return tasks.query[1]
 
 

@@ -45,6 +45,6 @@ def _characters(images: Tensor, labels: Tensor) -> Characters:
     return Characters(images, labels, labels % 2)  # two "alphabets"
 
 
-def binarised(images: Tensor, seed: int) -> Tensor:
+def binarized(images: Tensor, seed: int) -> Tensor:
     """Each pixel is ink with its grey value's probability, so that a Bernoulli is its likelihood."""
     return torch.bernoulli(images, generator=torch.Generator().manual_seed(seed))

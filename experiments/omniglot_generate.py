@@ -39,7 +39,7 @@ from experiments.omniglot_data import Drawings
 from experiments.omniglot_starts import LR, STEPS
 from pyrometa import plots
 from pyrometa.models import VAE
-from pyrometa.tasks import Characters, DigitTasks, Task, TaskSampler
+from pyrometa.tasks import Characters, DigitTasks, MetaBatch, TaskSampler
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -166,12 +166,12 @@ def drawn(args: argparse.Namespace, result: dict[str, Any]) -> Figure:
     """Query loss against steps, task by task above what the pooled VAE has before it adapts."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes, above = figure.subplots(), result["above the pooled start"]
-    for name, colour in (("pooled", "#0072B2"), ("meta", "#D55E00")):
+    for name, color in (("pooled", "#0072B2"), ("meta", "#D55E00")):
         steps = [int(k) for k in above[name]]
         mean, error = (torch.tensor([point[part] for point in above[name].values()]) for part in ("mean", "se"))
-        axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(steps, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
         label = f"{name}, Adam" if name == "pooled" else f"{name}-learned ({mean[0]:+.1f} before its first step)"
-        axes.plot(steps, mean, color=colour, marker="o", markersize=4, linewidth=2, label=label)
+        axes.plot(steps, mean, color=color, marker="o", markersize=4, linewidth=2, label=label)
     converged = result["convergence"]["target"] - result["curves"]["pooled"]["0"]["mean"]
     axes.axhline(converged, color="#333333", linewidth=1, linestyle="--", label="converged SVI")
     axes.set_ylim(min(converged, mean.min().item()) - 0.6, 1.5)
@@ -191,7 +191,7 @@ def drawn(args: argparse.Namespace, result: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw(args: argparse.Namespace, result: dict[str, Any], adapting: dict[str, pm.MetaSVI], test: Task) -> None:
+def draw(args: argparse.Namespace, result: dict[str, Any], adapting: dict[str, pm.MetaSVI], test: MetaBatch) -> None:
     write_figure(args.out / "adaptation.png", drawn(args, result))
 
     shown = test[:4]

@@ -19,7 +19,7 @@ from benchmarks.gains import META, TOLERANCE, Curve, best_for_adam, seconds_of
 from benchmarks.training import mean_and_error
 from pyrometa.diagnostics import steps_until
 from pyrometa.models import VAE
-from pyrometa.tasks import Task
+from pyrometa.tasks import MetaBatch
 
 STEPS = 5
 LR = 1e-3  # of all training, with a falling rate at its end
@@ -35,14 +35,14 @@ def meta_svi(vae: VAE, rule: pm.SGD | pm.Adam, args: Namespace) -> pm.MetaSVI:
     )
 
 
-def query_losses(meta: pm.MetaSVI, tasks: Task, args: Namespace, longest: int | None = None) -> Tensor:
+def query_losses(meta: pm.MetaSVI, tasks: MetaBatch, args: Namespace, longest: int | None = None) -> Tensor:
     """Nats an image of each task after ``args.at`` steps, ``(steps, tasks)``; the same noise for every start."""
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         return meta.evaluate(*tasks, [k for k in args.at if longest is None or k <= longest])
 
 
-def with_each_rate(networks: dict[str, VAE], tasks: Task, args: Namespace) -> dict[str, Tensor]:
+def with_each_rate(networks: dict[str, VAE], tasks: MetaBatch, args: Namespace) -> dict[str, Tensor]:
     """Query losses of Adam with each of a start's rates, ``(rates, len(args.at), tasks)``; infinite if it diverges."""
     return {
         name: torch.stack([adam_losses(vae, rate, tasks, args) for rate in tqdm(args.rates[name], desc=name)])
@@ -50,7 +50,7 @@ def with_each_rate(networks: dict[str, VAE], tasks: Task, args: Namespace) -> di
     }
 
 
-def adam_losses(vae: VAE, rate: float, tasks: Task, args: Namespace) -> Tensor:
+def adam_losses(vae: VAE, rate: float, tasks: MetaBatch, args: Namespace) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # of Pyro: here one of the outcomes
         try:
@@ -59,14 +59,16 @@ def adam_losses(vae: VAE, rate: float, tasks: Task, args: Namespace) -> Tensor:
             return torch.full((len(args.at), len(tasks)), math.inf)
 
 
-def chosen(networks: dict[str, VAE], validation: Task, args: Namespace) -> dict[str, int]:
+def chosen(networks: dict[str, VAE], validation: MetaBatch, args: Namespace) -> dict[str, int]:
     """Which rate is best on validation tasks: after any number of steps, and for the pooled start after five, too."""
     means = {name: losses.mean(-1) for name, losses in with_each_rate(networks, validation, args).items()}
     best = {name: int(mean.amin(1).argmin()) for name, mean in means.items()}
     return best | {"pooled in five": int(means["pooled"][:, args.at.index(STEPS)].argmin())}
 
 
-def compared(networks: dict[str, VAE], meta: pm.MetaSVI, rates: dict[str, int], test: Task, args: Namespace) -> Any:
+def compared(
+    networks: dict[str, VAE], meta: pm.MetaSVI, rates: dict[str, int], test: MetaBatch, args: Namespace
+) -> Any:
     """Curves with the chosen rates, what five meta-learned steps gain, and what SVI needs to converge."""
     runs = with_each_rate(networks, test, args)
     losses = {name: runs[name.split()[0]][index] for name, index in rates.items()}
@@ -85,7 +87,7 @@ def compared(networks: dict[str, VAE], meta: pm.MetaSVI, rates: dict[str, int], 
     }
 
 
-def learned_losses(meta: pm.MetaSVI, tasks: Task, args: Namespace) -> Tensor:
+def learned_losses(meta: pm.MetaSVI, tasks: MetaBatch, args: Namespace) -> Tensor:
     """Query losses from the meta-learned start; of fewer steps, with noise of their own, if many make it diverge."""
     try:
         return query_losses(meta, tasks, args)
@@ -99,7 +101,7 @@ def curve(rows: Tensor, args: Namespace) -> dict[str, dict[str, float]]:
 
 
 def convergence(
-    runs: dict[str, Tensor], pooled: VAE, meta: pm.MetaSVI, learned: Tensor, test: Task, args: Namespace
+    runs: dict[str, Tensor], pooled: VAE, meta: pm.MetaSVI, learned: Tensor, test: MetaBatch, args: Namespace
 ) -> dict[str, Any]:
     """How many steps each start needs until within ``TOLERANCE`` of converged SVI, as :func:`benchmarks.gains.compare`.
 
@@ -120,13 +122,13 @@ def convergence(
     }
 
 
-def adapt_seconds(meta: pm.MetaSVI, tasks: Task) -> float:
+def adapt_seconds(meta: pm.MetaSVI, tasks: MetaBatch) -> float:
     """CPU seconds to fit one task by the inner loop."""
     support = tasks[0][0]
     return seconds_of(lambda: meta.adapt(support), times=3)
 
 
-def svi_seconds(vae: VAE, tasks: Task, args: Namespace) -> float:
+def svi_seconds(vae: VAE, tasks: MetaBatch, args: Namespace) -> float:
     """CPU seconds of a step of plain SVI on one task."""
     vae, support = copy.deepcopy(vae), tasks[0][0]
     model = vae.model if args.adapt == "both" else poutine.block(vae.model, hide_types=["param"])

@@ -22,7 +22,7 @@ from experiments.meta_training import train
 from pyrometa.guides import SetEncoderGuide
 
 ENCODED = "meta-learned encoder and rates"
-HEADS = "guide.amortised.heads.*.bias"
+HEADS = "guide.amortized.heads.*.bias"
 
 
 class Summary(nn.Module):

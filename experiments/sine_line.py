@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
-from experiments.bayesian import METHODS, Method, Task
+from experiments.bayesian import METHODS, Method, Tensors
 from pyrometa.tasks import SineLineTasks, TaskSampler
 
 FAMILY, SHOTS, BATCH = SineLineTasks(), 5, 25
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
     test = TaskSampler(FAMILY, shots=SHOTS, queries=50, seed=1_000_000).sample(args.tasks)
     shown = two(test.support)
 
-    def finish(name: str, row: dict, draws: Callable[[Task, Tensor], Draws]) -> None:
+    def finish(name: str, row: dict, draws: Callable[[Tensors, Tensor], Draws]) -> None:
         row.update(measured(draws(test.support, test.query[0]), test.query[1]), bands=bands(draws(shown, CURVE)))
         results[name] = [*(run for run in results.get(name, []) if run["seed"] != row["seed"]), row]
         report(name, row)
@@ -93,12 +93,12 @@ def train(method: Method, tasks: TaskSampler, steps: int, description: str) -> N
             bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
 
 
-def drawn(method: Method, support: Task, x: Tensor) -> Draws:
+def drawn(method: Method, support: Tensors, x: Tensor) -> Draws:
     functions = method.draws(support, x).detach()
     return functions, torch.full(functions.shape[:2], 1 / functions.shape[1]), method.noise()
 
 
-def exact(support: Task, x: Tensor, count: int) -> Draws:
+def exact(support: Tensors, x: Tensor, count: int) -> Draws:
     """The posterior over the functions of the family, by importance sampling: the 1,000 heaviest draws of each task."""
     generator = torch.Generator().manual_seed(0)
 
@@ -138,7 +138,7 @@ def measured(draws: Draws, y: Tensor) -> dict:
     }
 
 
-def two(support: Task) -> Task:
+def two(support: Tensors) -> Tensors:
     """Two tasks to look at: the flattest and the steepest of the first few."""
     x, y = (rows[:40, :, 0] for rows in support)
     slope = ((x - x.mean(1, True)) * y).sum(1) / (x - x.mean(1, True)).square().sum(1)
@@ -164,7 +164,7 @@ def bands(draws: Draws) -> list:
     return found
 
 
-def figure_of(results: dict[str, list[dict]], shown: Task) -> Figure:
+def figure_of(results: dict[str, list[dict]], shown: Tensors) -> Figure:
     figure = Figure(figsize=(1.7 * len(results) + 4.2, 4.4), layout="constrained")
     grid = figure.add_gridspec(2, len(results) + 2)
     for column, (name, runs) in enumerate(results.items()):

@@ -27,11 +27,11 @@ from tqdm.auto import tqdm
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
-from pyrometa.tasks import SinusoidTasks, Task, TaskSampler
+from pyrometa.tasks import MetaBatch, SinusoidTasks, TaskSampler
 
 SHOTS, BATCH = 5, 25
 STEPS = (0, 1, 10)
-COLOURS = ("#999999", "#0072B2", "#D55E00")
+COLORS = ("#999999", "#0072B2", "#D55E00")
 
 
 class Regression(nn.Module):
@@ -111,7 +111,7 @@ def half_log_pi() -> float:
     return 0.5 * math.log(math.pi)
 
 
-def mean_squared_errors(meta: pm.MetaSVI, tasks: Task) -> dict[str, dict[str, float]]:
+def mean_squared_errors(meta: pm.MetaSVI, tasks: MetaBatch) -> dict[str, dict[str, float]]:
     errors = meta.evaluate(*tasks, STEPS) - half_log_pi()
     half_widths = 1.96 * errors.std(1) / math.sqrt(errors.shape[1])
     rows = zip(STEPS, errors.mean(1).tolist(), half_widths.tolist(), strict=True)
@@ -119,15 +119,15 @@ def mean_squared_errors(meta: pm.MetaSVI, tasks: Task) -> dict[str, dict[str, fl
 
 
 @torch.no_grad()
-def draw(meta: pm.MetaSVI, tasks: Task, columns: int = 3) -> Figure:
+def draw(meta: pm.MetaSVI, tasks: MetaBatch, columns: int = 3) -> Figure:
     figure = Figure(figsize=(4 * columns, 3.6), layout="constrained")
     for task, axes in enumerate(figure.subplots(1, columns, sharey=True)):
         (x, y), (query_x, query_y) = ([column[task] for column in part] for part in tasks)
         order = query_x[:, 0].argsort()
         axes.plot(query_x[order], query_y[order], color="black", linewidth=1, linestyle=":", label="truth")
-        for steps, colour in zip(STEPS, COLOURS, strict=True):
+        for steps, color in zip(STEPS, COLORS, strict=True):
             mean = meta.adapt((x, y), steps).model(query_x[order])
-            axes.plot(query_x[order], mean, color=colour, label=f"{steps} step{'s' * (steps != 1)}")
+            axes.plot(query_x[order], mean, color=color, label=f"{steps} step{'s' * (steps != 1)}")
         axes.plot(x, y, "ko", markersize=6, label=f"the {SHOTS} points")
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("x")

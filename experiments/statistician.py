@@ -36,7 +36,7 @@ from experiments import omniglot_data as omniglot
 from experiments.omniglot_data import Drawings
 from pyrometa.guides import AmortizedGuide, ComposedGuide, SetEncoderGuide
 from pyrometa.models import VAE
-from pyrometa.tasks import Characters, DigitTasks, Task, TaskSampler
+from pyrometa.tasks import Characters, DigitTasks, MetaBatch, TaskSampler
 
 SIZES = (1, 2, 5, 10)  # drawings that are read
 STEPS = 5
@@ -157,11 +157,11 @@ def sampler(characters: Characters, seed: int) -> TaskSampler:
     return TaskSampler(Drawings(family), shots=max(SIZES), queries=10, seed=seed)
 
 
-def sets(train: TaskSampler, args: argparse.Namespace) -> Iterator[Task]:
+def sets(train: TaskSampler, args: argparse.Namespace) -> Iterator[MetaBatch]:
     """Drawings to read and ten others of the same characters; all sets of a batch have one size."""
     while True:
         task = train.sample(args.meta_batch)
-        yield Task(task.support[:, : SIZES[int(torch.randint(len(SIZES), ()))]], task.query)
+        yield MetaBatch(task.support[:, : SIZES[int(torch.randint(len(SIZES), ()))]], task.query)
 
 
 def fit_vae(vae: VAE, train: TaskSampler, args: argparse.Namespace) -> float:
@@ -183,7 +183,7 @@ def meta_svi(net: Statistician, steps: int, engine: pm.Engine, score: Program | 
         pyro.optim.Adam({"lr": 3e-4 if steps else 1e-3}),
         inner=pm.SGD(0.01, learn="layer_step", outer_lr=0.03),
         steps=steps,
-        adapt="guide.context.amortised.heads.c.bias",
+        adapt="guide.context.amortized.heads.c.bias",
         reduction="mean",
         score=score,
         engine=engine,
@@ -201,12 +201,12 @@ def fit(meta: pm.MetaSVI, batches: Iterator[tuple[Tensor, Tensor | None]], steps
     return time.process_time() - began
 
 
-def nats(meta: pm.MetaSVI, test: Task, at: Sequence[int]) -> Tensor:
+def nats(meta: pm.MetaSVI, test: MetaBatch, at: Sequence[int]) -> Tensor:
     """Of unseen drawings, given sets of each size, after some steps: ``(sizes, len(at), tasks)``."""
     return torch.stack([meta.evaluate(test.support[:, :size], test.query, at) for size in SIZES])
 
 
-def nats_of_vae(vae: VAE, test: Task) -> Tensor:
+def nats_of_vae(vae: VAE, test: MetaBatch) -> Tensor:
     """Of the same drawings one by one, ``(tasks,)``."""
     with torch.no_grad(), pyro.get_param_store().scope():
         losses = [TraceMeanField_ELBO().loss(vae.model, vae.guide, x) / len(x) for x in test.query]
@@ -256,8 +256,8 @@ def drawn(result: dict[str, Any], read: Tensor, new: Tensor) -> Figure:
         "then to predict": [result["refined"][size][0] for size in SIZES],
         f"and {STEPS} steps": [result["refined"][size][STEPS] for size in SIZES],
     }
-    for (label, points), colour in zip(lines.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
-        curves.plot(SIZES, [p["mean"] for p in points], color=colour, marker="o", lw=2, label=label)
+    for (label, points), color in zip(lines.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+        curves.plot(SIZES, [p["mean"] for p in points], color=color, marker="o", lw=2, label=label)
     curves.legend(frameon=False)
     curves.set_xscale("log")
     curves.set_xticks(SIZES, SIZES)

@@ -105,7 +105,7 @@ def curve_guide(hidden: int, subject: Row) -> SetEncoderGuide:
     starts = dict.fromkeys(PRIOR, 0.0) | {name: PRIOR[name][0] for name in RATES}
     with torch.no_grad():
         for i, (name, location) in enumerate(starts.items()):
-            head = guide.amortised.heads[name]
+            head = guide.amortized.heads[name]
             head.weight.mul_(0.1)[:, : 2 * len(PRIOR)] = 0
             head.weight[0, i] = head.weight[1, len(PRIOR) + i] = 1
             head.bias.copy_(torch.tensor([location, -2.5]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import omniglot_classify, omniglot_generate, semi_amortised_steps, semi_amortised_vae
+from experiments import omniglot_classify, omniglot_generate, semi_amortized_steps, semi_amortized_vae
 from pyrometa.guides import AmortizedGuide
 
 
@@ -85,8 +85,8 @@ def check_convergence(result):
     assert result["target"] <= min(lowest)
 
 
-def test_the_semi_amortised_vae_reports_the_gaps(tmp_path):
-    result = semi_amortised_vae.main(["--quick", "--out", str(tmp_path)])
+def test_the_semi_amortized_vae_reports_the_gaps(tmp_path):
+    result = semi_amortized_vae.main(["--quick", "--out", str(tmp_path)])
     assert written(tmp_path)["gaps"] == result["gaps"]
     assert set(result["gaps"]) == {"amortised", "amortised, refined", "semi-amortised", "amortised, longer"}
     for gaps in result["gaps"].values():
@@ -110,7 +110,7 @@ def test_refinement_by_adam_finds_the_posterior_of_each_datum():
     x = torch.tensor([[-2.0], [0.5], [3.0]])
     encoder = AmortizedGuide(model, torch.nn.Linear(1, 4))
     prior = {name: torch.zeros_like(value) for name, value in encoder.propose(x).items()}
-    svi, samples = semi_amortised_steps.svi, argparse.Namespace(samples=4000)
+    svi, samples = semi_amortized_steps.svi, argparse.Namespace(samples=4000)
     losses = [svi(model, encoder, prior, x, 0.1, steps, samples) for steps in (0, 200)]
     at_the_prior = 0.5 * math.log(2 * math.pi) + 0.5 * (x**2 + 1).mean().item()
     exact = -dist.Normal(0.0, 2**0.5).log_prob(x).mean().item()

@@ -1,6 +1,6 @@
 """Semi-amortised variational autoencoders on Omniglot: what refining the encoder's proposal is worth.
 
-    python -m experiments.semi_amortised_vae --root data --download
+    python -m experiments.semi_amortized_vae --root data --download
 
 The encoder of a VAE proposes each image's posterior at once. What that gives away, against a posterior of the same
 family that is optimised image by image, is the amortisation gap (Cremer et al., 2018). A semi-amortised VAE (Kim et
@@ -13,7 +13,7 @@ Compared are VAEs of one architecture, trained on the same images of background 
 - semi-amortised: refined in training, too, for as many steps;
 - amortised, longer: encoder only, with as many seconds of training as the semi-amortised one.
 
-The gaps on unseen alphabets, and the steps and seconds that refinement takes (semi_amortised_steps.py), are in --out:
+The gaps on unseen alphabets, and the steps and seconds that refinement takes (semi_amortized_steps.py), are in --out:
 metrics.json, gaps.png and steps.png.
 """
 
@@ -36,13 +36,13 @@ from benchmarks import gains_report
 from benchmarks.files import write_figure, write_json
 from benchmarks.training import mean_and_error
 from experiments import omniglot_data as omniglot
-from experiments import semi_amortised_steps
+from experiments import semi_amortized_steps
 from pyrometa.diagnostics import InferenceGaps, elbo, inference_gaps
 from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 from pyrometa.models import VAE
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-COLOURS = {"approximation": "#0072B2", "amortisation": "#D55E00"}
+COLORS = {"approximation": "#0072B2", "amortisation": "#D55E00"}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     background, evaluation = omniglot.load(args)
     images = background.images.flatten(1)
     chosen = torch.randperm(len(evaluation.images))[: args.test_images]
-    unseen = omniglot.binarised(evaluation.images[chosen].flatten(1), args.seed)
+    unseen = omniglot.binarized(evaluation.images[chosen].flatten(1), args.seed)
 
     plain = VAE(hidden=args.hidden, latent=args.latent, activation=torch.tanh)
     semi, longer = copy.deepcopy(plain), copy.deepcopy(plain)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {"training cpu seconds": seconds, "longer steps": steps, "rate": rate}
     result |= {"settings": vars(args), "gaps": {}}
     for name, (vae, guide) in vaes.items():
-        gaps = inference_gaps(vae.model, guide, unseen, steps=args.optimisation_steps, num_samples=args.samples)
+        gaps = inference_gaps(vae.model, guide, unseen, steps=args.optimization_steps, num_samples=args.samples)
         result["gaps"][name] = summary(gaps)
         tqdm.write(name + ": " + ", ".join(f"{k} {v['mean']:.2f} ± {v['se']:.2f}" for k, v in summary(gaps).items()))
         write_json(args.out / "metrics.json", result)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     refining = SemiAmortizedGuide(encoder_of(semi, args), args.refinements, refinement(rate))
     seconds["that decoder's encoder"] = fit(decoder, pooled, images, args, "encoder")
     seconds["that decoder's refinement"] = fit(decoder, refining, images, args, "refinement")
-    result["steps"] = semi_amortised_steps.compared(decoder, pooled, refining, unseen[: args.refined_images], args)
+    result["steps"] = semi_amortized_steps.compared(decoder, pooled, refining, unseen[: args.refined_images], args)
     write_json(args.out / "metrics.json", result)
     tqdm.write(gains_report.table(result["steps"]))
     title = "Refining the posteriors of unseen images, one decoder"
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = omniglot.parser(__doc__.splitlines()[0], "semi_amortised_vae")
+    parser = omniglot.parser(__doc__.splitlines()[0], "semi_amortized_vae")
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--latent", type=int, default=20)
     parser.add_argument("--steps", type=int, default=1000, help="of SVI")
@@ -107,8 +107,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(hidden=20, latent=3, steps=20, batch_size=16, refinements=2, test_images=10)
-        vars(args).update(optimisation_steps=20, samples=20, refined_images=5, converged_steps=40)
-    args.at = semi_amortised_steps.AT[:5] if args.quick else semi_amortised_steps.AT
+        vars(args).update(optimization_steps=20, samples=20, refined_images=5, converged_steps=40)
+    args.at = semi_amortized_steps.AT[:5] if args.quick else semi_amortized_steps.AT
     return args
 
 
@@ -157,9 +157,9 @@ def summary(gaps: InferenceGaps) -> dict[str, dict[str, float]]:
     """Nats an image: means over the images and their standard errors."""
     return {
         "NLL": mean_and_error(-gaps.log_marginal),
-        "negative ELBO": mean_and_error(-gaps.amortised),
+        "negative ELBO": mean_and_error(-gaps.amortized),
         "approximation": mean_and_error(gaps.approximation),
-        "amortisation": mean_and_error(gaps.amortisation),
+        "amortisation": mean_and_error(gaps.amortization),
     }
 
 
@@ -170,13 +170,13 @@ def drawn(gaps: dict[str, dict[str, dict[str, float]]]) -> Figure:
     names = list(gaps)
     left = [gaps[name]["NLL"]["mean"] for name in names]
     axes.scatter(left, range(len(names)), color="#333333", zorder=3, label="NLL (importance-weighted)")
-    for part, colour in COLOURS.items():
+    for part, color in COLORS.items():
         width = [gaps[name][part]["mean"] for name in names]
-        axes.barh(range(len(names)), width, left=left, height=0.5, color=colour, label=f"{part} gap")
+        axes.barh(range(len(names)), width, left=left, height=0.5, color=color, label=f"{part} gap")
         left = [start + more for start, more in zip(left, width, strict=True)]
     for row, name in enumerate(names):
         text = f"  {gaps[name]['amortisation']['mean']:.2f} of amortisation"
-        axes.text(left[row], row, text, va="center", color=COLOURS["amortisation"])
+        axes.text(left[row], row, text, va="center", color=COLORS["amortisation"])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     low, high = min(gaps[name]["NLL"]["mean"] for name in names), max(left)

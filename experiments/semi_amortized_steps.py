@@ -1,6 +1,6 @@
 """What refinement takes: steps and seconds on unseen images' own variational parameters, from several starts.
 
-Part of semi_amortised_vae.py. One decoder, the semi-amortised one, and for each image its own negative ELBO:
+Part of semi_amortized_vae.py. One decoder, the semi-amortised one, and for each image its own negative ELBO:
 
 - prior: every image starts at the prior's mean and scale, as a guide with no encoder would;
 - encoder: at the proposal of a plain encoder, fitted to that decoder by plain SVI on the training images;
