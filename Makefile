@@ -71,7 +71,7 @@ bench: setup
 	$(RUN) python -m benchmarks.adapt --json bench/adapt.json
 	$(RUN) python -m benchmarks.sinusoid --json bench/sinusoid.json
 	$(RUN) python -m benchmarks.bayesian_sinusoid --json bench/bayesian_sinusoid.json
-	$(RUN) python -m benchmarks.learned_optimiser --json bench/learned_optimiser.json
+	$(RUN) python -m benchmarks.learned_optimizer --json bench/learned_optimizer.json
 	$(RUN) python -m benchmarks.algorithms --json bench/algorithms.json
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 	$(RUN) python -m benchmarks.torch_pieces --json bench/torch_pieces.json

@@ -136,7 +136,6 @@ def in_own_process(function: Callable[..., T], *args: Any) -> T:
 
 
 def cpu_seconds(step: Callable[[], object]) -> float:
-    """CPU seconds of this process that a step takes."""
     """CPU seconds of a step; of a short one the mean of several in a row, as in training, on caches of its own."""
     gc.collect()  # what others left is not for this one to clear
     seconds = _mean_of(step, 1)
