@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pyrometa.atomic.interrupts import check_interrupt
+from pyrometa.engine.at_meta_test import FastWeights, Scores
 from pyrometa.engine.attempt import SideBySideError, attempt
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.fallback import fall_back
 from pyrometa.engine.loop import TaskPath, one_by_one
-from pyrometa.engine.meta_test import FastWeights, Scores
 from pyrometa.engine.options import Engine, is_recorded
 from pyrometa.engine.padding import padded
 from pyrometa.engine.plan import Plan

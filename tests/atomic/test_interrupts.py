@@ -15,13 +15,13 @@ from portable_programs import normal_model
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
-from pyrometa.beginning import Beginning
 from torch import nn
 from torch._C import _functorch
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import pyrometa as pm
+from pyrometa.learner.beginning import Beginning
 
 PROFILED = sys.version_info >= (3, 11)  # before, frames are missing from the traceback of what a profiler raises
 
