@@ -15,7 +15,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
-    "import_figure",
+    "import_directive",
 ]
 exclude_patterns = ["_build"]
 

@@ -10,9 +10,6 @@ from html import escape
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from docutils import nodes
-from docutils.parsers.rst import Directive
-
 PACKAGE = Path(__file__).parents[2] / "pyrometa"
 
 FLOOR, ROOM, HIGH = 66, 92, 28
@@ -174,20 +171,3 @@ def titles(package):
         source = next(path for path in paths if path.exists())
         found[room] = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or room).splitlines()[0]
     return found
-
-
-class ImportFigure(Directive):
-    """Draws the package; an incremental build draws it anew when a source has changed."""
-
-    def run(self):
-        for path in PACKAGE.rglob("*.py"):
-            self.state.document.settings.env.note_dependency(str(path))
-        try:
-            return [nodes.raw("", svg(relation(PACKAGE), titles(PACKAGE)), format="html")]
-        except ValueError as error:
-            raise self.severe(str(error)) from None
-
-
-def setup(app):
-    app.add_directive("import-figure", ImportFigure)
-    return {"parallel_read_safe": True}
