@@ -1,4 +1,4 @@
-"""The directive ``{import-figure}``: the rooms of a package and who imports whom, drawn from the source.
+"""The rooms of a package and who imports whom, drawn from the source.
 
 Each room stands below all that import it, so every arrow points down. A circle of imports ends the build.
 """
