@@ -66,3 +66,8 @@ class Kinds:
 
 def _shapes(draws: Sequence[Draw | Tensor]) -> Any:
     return tuple((tuple(draw.shape), draw.dtype) for draw in draws)
+
+
+def generator_of(seed: Tensor, device: torch.device) -> torch.Generator:
+    """One that starts from a seed of shape ``()``."""
+    return torch.Generator(device).manual_seed(int(seed))

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrometa.internals import sample_dirichlet, standard_gamma, standard_gamma_grad
+from pyrometa.internals import sample_dirichlet, standard_gamma
+from pyrometa.noise.draws import generator_of
 
 _Parameters = tuple[tuple[Tensor, ...], torch.Generator | None]
 
@@ -51,7 +52,7 @@ def drawn_from_stream(func: Any, given: Sequence[Tensor], seed: Tensor) -> Tenso
         given: its parameters.
         seed: shape ``()``.
     """
-    return func(*given, generator=_generator(seed, given[0].device))
+    return func(*given, generator=generator_of(seed, given[0].device))
 
 
 def drawn_for_each_task(name: str, given: Sequence[Tensor], seed: Tensor) -> Tensor:
@@ -64,7 +65,9 @@ def drawn_for_each_task(name: str, given: Sequence[Tensor], seed: Tensor) -> Ten
         given: its parameters.
         seed: shape ``()``.
     """
-    return _drawn(name, list(given), seed)
+    from pyrometa.noise.drawn import drawn
+
+    return drawn(name, list(given), seed)
 
 
 def stream_of(noise: Sequence[Tensor]) -> Tensor:
@@ -82,64 +85,3 @@ def _mixed(noise: Tensor) -> Tensor:
         bits = bits * factor
         bits = bits ^ (bits >> 29)
     return bits
-
-
-def _generator(seed: Tensor, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int(seed))
-
-
-@torch.library.custom_op("pyrometa::drawn", mutates_args=(), schema="(str name, Tensor[] given, Tensor seed) -> Tensor")
-def _drawn(name: str, given: Sequence[Tensor], seed: Tensor) -> Tensor:
-    """One draw for each seed; parameters have the seeds' dimensions in front."""
-    if seed.dim():
-        tasks = zip(*(part.unbind(0) for part in given), seed.unbind(0), strict=True)
-        return torch.stack([_drawn(name, list(parts), one) for *parts, one in tasks])
-    generator = _generator(seed, given[0].device)
-    if name in _FILLED:
-        return getattr(torch.empty_like(given[0]), name)(generator=generator)
-    return getattr(torch, name)(*given, generator=generator)
-
-
-_FILLED = ("normal_", "uniform_", "random_")
-
-
-@_drawn.register_fake
-def _shape_of_drawn(name: str, given: Sequence[Tensor], seed: Tensor) -> Tensor:
-    return torch.empty_like(given[0], memory_format=torch.contiguous_format)
-
-
-def _keep(ctx: Any, inputs: tuple[str, Sequence[Tensor], Tensor], output: Tensor) -> None:
-    ctx.name, given, _ = inputs
-    ctx.save_for_backward(given[0], output)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[None, list[Tensor | None], None]:
-    """By implicit reparameterisation, as torch does for a Gamma; the others have no derivative."""
-    count = 2 if ctx.name == "binomial" else 1
-    if ctx.name != "_standard_gamma":
-        return None, [None] * count, None
-    alpha, output = ctx.saved_tensors
-    return None, [grad * standard_gamma_grad(alpha, output)], None
-
-
-_drawn.register_autograd(_backward, setup_context=_keep)
-
-
-@_drawn.register_vmap
-def _batched(info: Any, in_dims: Any, name: str, given: Sequence[Tensor], seed: Tensor) -> tuple[Tensor, int]:
-    """The rule for vmap.
-
-    Where seeds are batched, each draws its task's part. Where only parameters are, the one stream draws for all of
-    them, so that their dimension comes after the seeds'.
-    """
-    _, dims, seed_dim = in_dims
-    if seed_dim is not None:
-        seed = seed.movedim(seed_dim, 0)
-    at = 0 if seed_dim is not None else seed.dim()
-    leading = [
-        part.unsqueeze(at).expand(*part.shape[:at], info.batch_size, *part.shape[at:])
-        if dim is None
-        else part.movedim(dim, at)
-        for part, dim in zip(given, dims, strict=True)
-    ]
-    return _drawn(name, leading, seed), at
