@@ -31,8 +31,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 import pyrometa as pm
 from benchmarks.measure import interleaved, one_core, table, write_json
 from benchmarks.workloads import Workload, local_params, workload
+from pyrometa.engine.batch_function import BatchFunction
 from pyrometa.engine.plan import make_plan
-from pyrometa.engine.recorded import BatchFunction
 from pyrometa.recording.record import trace
 from pyrometa.recording.simplify import simplified
 

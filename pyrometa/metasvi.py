@@ -210,7 +210,7 @@ class MetaSVI:
         with naming_lines(problem.program):
             return self._runner.scores(problem, tasks, at)
 
-    def adapt(self, support: Any, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
+    def adapt(self, support: Argument, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
         """Fit one task.
 
         Args:
@@ -293,7 +293,7 @@ class MetaSVI:
         return learner.problem(self.inner, steps), learner.tasks(supports, queries, steps, self.meta_gradient)
 
     def _ready(self, support: Data) -> Learner:
-        """What adapts to such data."""
+        """The learner, made on first data; a task of other ranks than those is refused."""
         check_grad_mode()
         self._state = learner = self._state.started(support, self.inner, self.steps, self.meta_gradient)
         learner.check_ranks(support)

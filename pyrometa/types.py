@@ -109,7 +109,7 @@ class TaskBatch:
         return len(self.index)
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
-        """Some of the tasks."""
+        """A slice of the tasks."""
         *ahead, last = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         parts = (self.index[tasks], self.support[tasks], self.query[tasks])
         return TaskBatch(*parts, tuple(ahead), last, self.unpadded[tasks])
@@ -129,7 +129,7 @@ class TaskBatch:
             yield from (self[start : start + size] for start in range(0, len(self), size))
 
     def tasks(self) -> Iterator[TaskData]:
-        """One by one."""
+        """The tasks, one by one."""
         if self.unpadded:
             yield from self.unpadded
             return

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from pyrometa.elbos.particles import log_prob
-from pyrometa.rewrites.packing import pack_in_vmap
+from pyrometa.rewrites.end_to_end import pack_in_vmap
 
 _SMALL = 2**14  # elements of a task; a copy of more costs more than the operations that it saves
 

@@ -27,7 +27,7 @@ from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
 
 @dataclass(frozen=True)
-class Point:
+class BatchPoint:
     """Fast weights of all tasks, with a leading task dimension, in the form that the plan chose.
 
     Attributes:
@@ -49,8 +49,8 @@ class Seen:
     """What a step needs of the evaluation before it.
 
     Attributes:
-        inputs: of each call of a low-rank layer.
-        products: as in :class:`Point`.
+        inputs: the input of each call of a low-rank layer.
+        products: as in :class:`BatchPoint`.
     """
 
     inputs: list[Tensor]
@@ -71,14 +71,14 @@ class Fast(NamedTuple):
     dense: Params
 
 
-def side_by_side(work: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
-    """Do a work on tasks side by side.
+def side_by_side(function: Callable[[Any], Any], path: BatchPath, *, thorough: bool = False) -> Any:
+    """Compute a function of the path of tasks side by side.
 
-    A program may keep tensors of its last run. After the work they are mended: they are the last task's, not wrappers
-    of all tasks'.
+    A program may keep tensors of its last run. When the function has returned, these are mended: each is the last
+    task's, not vmap's wrapper around all tasks'.
     """
     try:
-        return work(path)
+        return function(path)
     finally:
         path.problem.program.mend_kept(thorough=thorough)
 
@@ -99,15 +99,15 @@ class BatchPath:
         self.tasks = self.batch.index
         self._low_rank = Placeholders({n: cut(self.problem.leaves[n], self.order) for n in self.plan.low_rank})
 
-    def start(self) -> Point:
+    def start(self) -> BatchPoint:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
         state = over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
-        return Point(dense, {}, {}, state)
+        return BatchPoint(dense, {}, {}, state)
 
-    def loss(self, point: Point, step: int) -> tuple[Tensor, Params, Seen]:
-        """Support losses; the linear layers' probes and the dense fast weights; what a step needs of the layers."""
+    def loss(self, point: BatchPoint, step: int) -> tuple[Tensor, Params, Seen]:
+        """The support losses; what to differentiate them by, probes and dense fast weights; what :meth:`move` needs."""
 
         def one(fast: Fast, noise: StepNoise, support: Data, probes: Any, products: Any) -> Any:
             layers = FactoredLayers(self._low_rank, fast.factors, probes, nest.tensors(support.args), products)
@@ -123,7 +123,9 @@ class BatchPath:
         dense = {", ".join(bundle.names): flat for bundle, flat in zip(self.plan.dense, point.dense, strict=True)}
         return losses, {**probes, **dense}, Seen(inputs, products)
 
-    def move(self, point: Point, grads: Mapping[str, Tensor], step: int, seen: Seen, order: GradientOrder) -> Point:
+    def move(
+        self, point: BatchPoint, grads: Mapping[str, Tensor], step: int, seen: Seen, order: GradientOrder
+    ) -> BatchPoint:
         """One step of the rule; of gradient descent, on the factors of low-rank weights too."""
         found = list(grads.values())
         deltas, slopes = found[: len(seen.inputs)], found[len(seen.inputs) :]
@@ -134,9 +136,9 @@ class BatchPath:
             descent, state = DescentStep(self.plan.descent, self.problem, step), None
             dense = [descent.moved(*held) for held in zip(self.plan.dense, point.dense, slopes, strict=True)]
             factors = descent.added(point.factors, self.plan.support_calls, deltas, seen.inputs, order)
-        return Point(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
+        return BatchPoint(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
 
-    def score(self, point: Point) -> Tensor:
+    def score(self, point: BatchPoint) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
 
         def one(fast: Fast, noise: StepNoise, query: Data, support: Data) -> Tensor:
@@ -149,7 +151,7 @@ class BatchPath:
             )
         return losses
 
-    def fast_weights(self, point: Point) -> Params:
+    def fast_weights(self, point: BatchPoint) -> Params:
         """The fast weights, each of shape ``(tasks, *parameter)``, factors multiplied out."""
         fast = self._by_name(point.dense)
         for name, weight in self._low_rank.weights.items():
@@ -166,7 +168,7 @@ class BatchPath:
         held = {**self.problem.leaves, **placeholders, **fast.dense}
         return self.problem.program.batched(held, data, mode, fast.constrained, support)
 
-    def _fast(self, point: Point) -> Fast:
+    def _fast(self, point: BatchPoint) -> Fast:
         factors = {
             name: (torch.cat([a for a, _ in pairs], 1), torch.cat([h for _, h in pairs], 1))
             for name, pairs in point.factors.items()
@@ -190,7 +192,7 @@ class BatchPath:
             found[f"{call.name} (call {i})"] = zeros.requires_grad_()
         return found
 
-    def _moved_by_rule(self, point: Point, slopes: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
+    def _moved_by_rule(self, point: BatchPoint, slopes: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
         update = self.problem.rule.update
 
         def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
@@ -201,7 +203,7 @@ class BatchPath:
 
 
 def _each_task(function: Callable[..., Any], *given: Any) -> Any:
-    """A function of one task's share of what is given, for all tasks by ``vmap``; a share of data is data again."""
+    """Call a function for all tasks by ``vmap``, with each task's share of what is given; a share of data is data."""
 
     def one(*shares: Any) -> Any:
         pairs = zip(given, shares, strict=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyrometa.engine.low_rank import FactoredLayers
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.noise.batched_noise import BatchedNoise
 
 _HARMLESS = {
     getattr(torch.Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "is_leaf", "_cdata")

@@ -11,7 +11,7 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 
 from pyrometa.program.leaves import Leaf
-from pyrometa.rewrites.packing import pack, unpack
+from pyrometa.rewrites.end_to_end import pack, unpack
 from pyrometa.types import Params
 
 _SMALL = 2**14  # elements; a copy of more costs more than the operations that it saves

@@ -17,7 +17,7 @@ from pyrometa.program.program import Program
 from pyrometa.types import Data, TaskData
 
 HaveRows: TypeAlias = tuple[bool, ...]
-"""Of each tensor of a set, whether its first dimension is the set's rows."""
+"""For each tensor of a set whether its first dimension is the set's rows."""
 
 
 class NotPaddableError(UnsupportedProgramError):
@@ -53,10 +53,10 @@ def row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
 
 
 def which_have_rows(tasks: Sequence[TaskData]) -> tuple[HaveRows, HaveRows]:
-    """Of each tensor of the support sets, and of the query sets, whether it has rows.
+    """Which tensors of the support sets have rows, and which of the query sets.
 
     Raises:
-        NotPaddableError: the sets differ in more.
+        NotPaddableError: the sets differ in more than their rows.
     """
     support, query = (_in_all([task.support for task in tasks]), _in_all([task.query for task in tasks]))
     if len(support) == len(query):  # both are arguments of one program

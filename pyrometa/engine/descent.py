@@ -19,8 +19,8 @@ class DescentStep:
     """One inner step by a rule's rates.
 
     Attributes:
-        rule: whose rates.
-        problem: of which the rule is.
+        rule: the rule whose rates they are.
+        problem: the problem that the rule belongs to.
         step: which inner step, from 0.
     """
 
@@ -66,7 +66,7 @@ class DescentStep:
         return found
 
     def _rates(self, bundle: Bundle) -> float | Tensor:
-        """Of shape ``()`` or ``(size,)``."""
+        """The rates of a bundle: one for all of it, shape ``()``, or one for each element, shape ``(size,)``."""
         if self.rule.one_rate_for == "all":
             return self._rate(bundle.names[0])
         rates = {
@@ -83,7 +83,7 @@ class DescentStep:
 
 
 def _with_pair(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:
-    """One pair more; rows that are in already, such as the support set itself, only add to their ``A``."""
+    """The pairs with one more; if its ``H`` is there already, such as the support set itself, only ``A`` is added."""
     for i, (known_a, known_h) in enumerate(pairs):
         if _same_memory(known_h, h):
             return (*pairs[:i], (known_a + a, known_h), *pairs[i + 1 :])

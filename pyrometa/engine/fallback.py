@@ -1,4 +1,4 @@
-"""What becomes of a program that can't be run as it was to be."""
+"""What happens where a program can't be run as its options ask: a warning and a slower way, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has to agree for one plan, or one recording, to serve."""
+"""What has to agree in tasks, and in what is done with them, for one plan or one recording to serve."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pyrometa.nest import Same
 from pyrometa.types import Data, TaskBatch
 
 _AHEAD = 10_000
-"""Elements of large data that are looked at first, since they mostly tell."""
+"""How many elements of large data are looked at first: mostly they show it already, and the rest is spared."""
 
 
-def layout(tasks: TaskBatch) -> Any:
+def batch_layout(tasks: TaskBatch) -> Any:
     """Shapes of one task's tensors, and all that is not a tensor."""
     noise = (*tasks.support_noise[:1], tasks.query_noise)
     draws = tuple((draw.shape[1:], draw.dtype, draw.device) for draws in noise for draw in draws)
     return _layout(tasks.support), _layout(tasks.query), draws
 
 
-def modes(problem: Problem) -> Any:
-    """How the problem is to be run, and what of the program's own switches changes what it runs."""
+def problem_modes(problem: Problem) -> Any:
+    """What of a problem has to agree: its rule, what adapts, its steps, its leaves and the program's own switches."""
     leaves = tuple((name, leaf.dtype) for name, leaf in problem.leaves.items())
     return Same(problem.rule), problem.adapted, problem.steps, leaves, problem.program.modes()
 
 
 def may_hide(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
-    """What of padded tasks may hide from a trial that a program mixes rows, and won't hide it from the next.
+    """What may hide from a trial on padded tasks that a program mixes rows, and may be otherwise in the next tasks.
 
     The mean of rows that are all alike is the row itself, and what is multiplied by zero is not seen.
 
     Returns:
-        Of each tensor, those of keyword arguments too, whether it is all one value, and whether it holds a zero.
+        For each tensor, those of keyword arguments too, whether it is all one value, and whether it holds a zero.
     """
     sets = [data for data in (tasks.support, tasks.query) if data.rows]
     parts = [part for data in sets for part in (data.args, dict(data.kwargs))]

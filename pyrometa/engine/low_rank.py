@@ -46,8 +46,8 @@ class Call:
     """One call of a linear layer.
 
     Attributes:
-        name: whose weight.
-        shape: of its output.
+        name: of the layer's weight.
+        shape: of the call's output.
         on_data: whether its input is an argument of the program, the same at every inner step.
     """
 
@@ -105,9 +105,9 @@ class FactoredLayers:
         products: such products from an earlier step, by name and position.
 
     Attributes:
-        calls: those of the layers so far, in order.
-        inputs: of each call.
-        products: of the leaves with the task's data, those given and those made since.
+        calls: the calls of the layers so far, in order.
+        inputs: the input of each call.
+        products: products of the leaves with the task's data, those given and those made since.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class FactoredLayers:
         return y
 
     def _product(self, name: str, x: Tensor) -> Tensor:
-        """With the leaf, which the tasks share."""
+        """The product of an input with the leaf, which all tasks share."""
         leaf, position = self.placeholders.weights[name], self._positions.get(id(x))
         if position is None:
             return F.linear(x, leaf)

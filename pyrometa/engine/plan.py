@@ -97,7 +97,7 @@ def _tried(
 
 
 def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> Sequence[Call]:
-    """Calls of the layers in the support loss; the score is run too, for the uses in it.
+    """Calls of the layers in the support loss; the score is run as well, since it may use a weight otherwise.
 
     Raises:
         NotLinearError: a weight is used otherwise.
@@ -116,7 +116,7 @@ def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> Seq
 
 
 def _rank(problem: Problem, calls: Sequence[Call], name: str) -> int:
-    """Of the weight's update after all inner steps."""
+    """The rank of the weight's update after all inner steps."""
     return sum(call.rank(problem.steps) for call in calls if call.name == name)
 
 

@@ -39,10 +39,12 @@ class Problem:
     @property
     def outer(self) -> Params:
         """All that the outer loop learns, by public name."""
-        return {name: leaf for name, leaf in {**self.leaves, **public(self.learned)}.items() if leaf.requires_grad}
+        return {
+            name: leaf for name, leaf in {**self.leaves, **by_public_name(self.learned)}.items() if leaf.requires_grad
+        }
 
 
-def public(learned: Params) -> Params:
+def by_public_name(learned: Params) -> Params:
     """What a rule learns by public name, which sets it apart from the program's parameters."""
     return {f"inner.{name}": value for name, value in learned.items()}
 
@@ -66,7 +68,7 @@ class ScoredPath(Path[Any], Protocol):
 
 
 class PathFunction(Protocol):
-    """What is wanted of some tasks, as a function of their path: a runner chooses the path. Equal ones do the same."""
+    """What is wanted of some tasks, as a function of the path that a runner chooses. Equal functions do the same."""
 
     @property
     def order(self) -> GradientOrder:

@@ -52,5 +52,5 @@ def telling(columns: Iterable[Tensor], most: int = _MOST) -> list[int]:
 
 
 def _differs(values: Tensor) -> Tensor:
-    """Of each unit, the columns in which it is not all the first row of the first one; shape ``(units, columns)``."""
+    """Where a unit has a row that differs from the first row of the first unit, shape ``(units, columns)``."""
     return (values != values[:1, :1]).any(1)

@@ -12,15 +12,15 @@ from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.at_meta_test import FastWeights, Scores
 from pyrometa.engine.attempt import SideBySideError, attempt
 from pyrometa.engine.batch import BatchPath
+from pyrometa.engine.batch_function import BatchFunction
 from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.fallback import fall_back
 from pyrometa.engine.loop import TaskPath, one_by_one
 from pyrometa.engine.options import Engine, is_recorded
 from pyrometa.engine.padding import padded
 from pyrometa.engine.plan import Plan
-from pyrometa.engine.plans import Plans
 from pyrometa.engine.problem import PathFunction, Problem
-from pyrometa.engine.recorded import BatchFunction
+from pyrometa.engine.proved_plans import ProvedPlans
 from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
@@ -39,7 +39,7 @@ class Runner:
 
     def __init__(self, options: Engine) -> None:
         self._options = options
-        self._plans = Plans(options)
+        self._plans = ProvedPlans(options)
         self._pads = True
         self._recordings = Recordings(eager=options.record != "auto", compiled=options.compile)
 

@@ -18,9 +18,9 @@ from pyrometa.engine.attempt import SideBySideError, attempt
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.in_double import has_single, promoted_batch, promoted_problem
 from pyrometa.engine.loop import TaskPath
-from pyrometa.engine.other_padding import refilled
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, ScoredPath
+from pyrometa.engine.trial_padding import refilled
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, adapt, all_finite

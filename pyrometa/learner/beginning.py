@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
-from pyrometa.engine.problem import public
+from pyrometa.engine.problem import by_public_name
 from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule
@@ -87,7 +87,7 @@ class Beginning:
             guard_program(program, data, adapted, self.guard)
             leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
             learned = _learned(rule, {name: leaves[name] for name in adapted}, steps, meta_gradient)
-            optimizer = OuterOptimizer(self.optim, leaves, public(learned), rule.outer_lr)
+            optimizer = OuterOptimizer(self.optim, leaves, by_public_name(learned), rule.outer_lr)
         program.guarded.let_pass(program.modes())
         return Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data))
 
@@ -102,7 +102,7 @@ class Beginning:
 
 
 def _learned(rule: InnerRule, start: Params, steps: int, meta_gradient: MetaGradient) -> Params:
-    """What a rule learns, in place where it is the user's own."""
+    """What a rule learns; a parameter that is the user's own, as of a learn2learn wrapper, is learned in place."""
     if not steps:
         return {}
     learned = rule.learned(start, steps)

@@ -10,7 +10,7 @@ import torch
 
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine import Problem
-from pyrometa.engine.problem import public
+from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, InnerRule
 from pyrometa.noise.task_batches import with_noise
@@ -40,7 +40,7 @@ class Learner:
         adapted: names of those that adapt.
         learned: what the inner rule learns, by the rule's own names.
         optimizer: updates both.
-        ranks: of the tensors that a task holds.
+        ranks: the ranks of the tensors that a task holds.
     """
 
     program: Program
@@ -52,7 +52,7 @@ class Learner:
     ranks: Ranks
 
     def known(self) -> Learner:
-        """Itself."""
+        """This learner: the parameters are known."""
         return self
 
     def read(self, name: str, given: Argument, kwargs: Kwargs) -> GivenTasks:
@@ -60,7 +60,7 @@ class Learner:
         return read_tasks(name, given, kwargs)
 
     def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
-        """Itself, with the mode guarded that its program is in, if that was not seen yet.
+        """This learner, after the guards have looked at the program's mode, if it is a new one.
 
         Raises:
             ReachError, UnsupportedProgramError, ValueError: what first data may raise too.
@@ -105,7 +105,7 @@ class Learner:
 
     def parameters(self) -> Params:
         """All that the outer loop learns by public name, what was frozen since first data too."""
-        return {**self.leaves, **public(self.learned)}
+        return {**self.leaves, **by_public_name(self.learned)}
 
     def state_dict(self) -> dict[str, Any]:
         """All that the outer loop has learned, and its optimiser's state, by parameter name."""

@@ -14,7 +14,7 @@ from pyrometa.noise.draws import FILLED_BY, Draw, Kind, Kinds, Tape
 from pyrometa.noise.dropout import DROPOUT, Dropout, dropout_call
 from pyrometa.noise.standard import IN_PLACE, OUT_OF_PLACE
 from pyrometa.noise.streams import STREAMED, drawn_for_each_task, drawn_from_stream, parameters, stream_of
-from pyrometa.rewrites.composed import COMPOSED
+from pyrometa.rewrites.hidden_draws import HIDDEN_DRAWS
 from pyrometa.rewrites.recurrent_layers import RECURRENT, Layer, by_torch, recurrent
 from pyrometa.rewrites.twice import TWICE
 
@@ -76,12 +76,12 @@ class NoiseMode(TorchFunctionMode, ABC):
         given = parameters(func, args, kwargs)
         return func(*args, **kwargs) if given is None else self.from_stream(func, given, self.next_draw(_SEED))
 
-    def _composed(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _in_other_words(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self:
             return _IN_OTHER_WORDS[func](*args, **kwargs)
 
 
-_IN_OTHER_WORDS = {**TWICE, **COMPOSED}
+_IN_OTHER_WORDS = {**TWICE, **HIDDEN_DRAWS}
 
 _ANSWERS: dict[Any, Callable[[NoiseMode, Any, Any, Any], Any]] = {
     **dict.fromkeys(IN_PLACE, NoiseMode._filled),
@@ -89,7 +89,7 @@ _ANSWERS: dict[Any, Callable[[NoiseMode, Any, Any, Any], Any]] = {
     **dict.fromkeys(DROPOUT, NoiseMode._dropped),
     **dict.fromkeys(RECURRENT, NoiseMode._recurrent),
     **dict.fromkeys(STREAMED, NoiseMode._streamed),
-    **dict.fromkeys(_IN_OTHER_WORDS, NoiseMode._composed),
+    **dict.fromkeys(_IN_OTHER_WORDS, NoiseMode._in_other_words),
 }
 
 
@@ -129,7 +129,7 @@ class ReplayNoise(NoiseMode):
         self._late = 0
 
     def expecting(self, kinds: Kinds) -> ReplayNoise:
-        """Itself, but for a difference: noise that is known to be normal answers no uniform draw, and so on.
+        """This mode, told the kinds of its noise: what is known to be normal answers no uniform draw, and so on.
 
         Args:
             kinds: those known of the program's noise; other noise counts as of the kind that is asked for.

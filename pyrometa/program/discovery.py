@@ -1,4 +1,4 @@
-"""Run guide and model for a look, on first data and in each new mode, and guard what they show."""
+"""Run guide and model to find out about a program, on first data and in each new mode, and guard what they show."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from pyrometa.explain.reasons import naming_lines
+from pyrometa.program.findings import Findings, Look, check_runs
 from pyrometa.program.first_run import first_run
 from pyrometa.program.given import Given
 from pyrometa.program.guards.buffers import Buffers
 from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.program import Program
-from pyrometa.program.shown import Discovery, Look, check_runs
 from pyrometa.types import Data
 
 
@@ -33,7 +33,7 @@ def discover(given: Given, data: Data) -> Program:
     with _watched(given.modules()) as buffers:
         runs = first_run(given, given.loss, data, buffers)
         check_runs(*runs)
-        found = Discovery.of(given, *runs)
+        found = Findings.of(given, *runs)
         program = Program(given, found, Guarded(Look.of(*runs, found.leaves)))
         with naming_lines(program):
             _check_buffers(program, data, buffers)

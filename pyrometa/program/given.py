@@ -16,7 +16,7 @@ from pyrometa.program.leaves import Leaf
 from pyrometa.program.objectives import Objective, function_of
 from pyrometa.program.param_recorder import root_module
 from pyrometa.program.pickled import Autoguides
-from pyrometa.recording.kept import mend_attributes
+from pyrometa.recording.kept_tensors import mend_attributes
 from pyrometa.types import Data
 
 Reduction: TypeAlias = Literal["sum", "mean"]

@@ -20,15 +20,14 @@ _ONCE_DIFFERENTIABLE = ("StandardGammaBackward", "_DirichletBackward", "Dirichle
 class GuideDraws:
     """The guide's draws that second-order gradients can't pass, each with the leaves that it depends on.
 
-    Straight-through draws are passed, and biased by design: their gradient is not a derivative.
-
-    A leaf is named; ``""`` is for all tensors that require a gradient and are no leaf of the program.
+    A leaf is given by its name; ``""`` stands for all tensors that require a gradient and are no leaf of the program.
 
     Attributes:
-        score_function: draws without a gradient.
-        once_differentiable: draws whose gradient has none.
-        straight_through: draws whose gradient is another's.
-        summed_out: those of the first that the ELBO enumerates, with all that they may be.
+        score_function: draws that have no gradient.
+        once_differentiable: draws that have a gradient, which itself has none.
+        straight_through: draws whose gradient is that of something else: no derivative, and biased by design, so that
+            they are let pass.
+        summed_out: those draws without a gradient of which the ELBO sums over all values.
     """
 
     score_function: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from pyrometa import elbos as estimators
 from pyrometa import nest
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.draws import Tape
 from pyrometa.noise.replay import ReplayNoise
 from pyrometa.noise.tapes import Tapes
+from pyrometa.program.findings import Findings
 from pyrometa.program.given import Given, every_module
 from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.guide_draws import GuideDraws
@@ -26,10 +27,9 @@ from pyrometa.program.modes import modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
 from pyrometa.program.plates import RowPlates, plate_sizes
-from pyrometa.program.shown import Discovery
 from pyrometa.program.store import restore_store, store_under, stored
 from pyrometa.recording.fingerprint import Fingerprint
-from pyrometa.recording.kept import Kept
+from pyrometa.recording.kept_tensors import KeptTensors
 from pyrometa.types import Data, StepNoise
 
 
@@ -48,11 +48,11 @@ class Program:
     """
 
     given: Given
-    found: Discovery
+    found: Findings
     guarded: Guarded
     _tapes: Tapes = field(init=False, default_factory=Tapes)
     _row_plates: RowPlates = field(init=False, default_factory=RowPlates)
-    _kept: Kept = field(init=False, default_factory=Kept)
+    _kept: KeptTensors = field(init=False, default_factory=KeptTensors)
 
     @property
     def model(self) -> Callable[..., Any]:

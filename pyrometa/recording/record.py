@@ -34,10 +34,10 @@ class Recording:
     """The tensor operations of a function.
 
     Attributes:
-        operations: from the function's tensors to those of its result.
-        result: how the latter hang together.
+        operations: takes the function's tensors, and returns the tensors of its result as a flat list.
+        result: the nest of tuples, lists and dictionaries that the result is.
         counts: how many operations there are, and how many there were before they were simplified.
-        seconds: that it took to record, and to compile.
+        seconds: how long it took to record, and to compile; None for the latter where it was not compiled.
     """
 
     operations: Callable[..., Sequence[Tensor]]
@@ -71,12 +71,12 @@ def record(
         UnsupportedProgramError: a tensor that the function reads shares memory with a parameter.
     """
     started = time.perf_counter()
-    inputs = [value.clone() for value in tensors]  # which share no memory with the parameters
+    inputs = [value.clone() for value in tensors]  # so that they share no memory with the parameters
     traced, result = trace(function, inputs, parameters)
     count = len(traced.graph.nodes)
     graph = simplified(traced, inputs)
     del traced
-    gc.collect()  # of all tensors of the run, which the graph's nodes hold in cycles
+    gc.collect()  # frees all tensors of the run, which the traced graph's nodes hold in cycles
     done = time.perf_counter()
     operations = _compiled(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
@@ -86,7 +86,7 @@ def record(
 def trace(
     function: TensorFunction, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor]
 ) -> tuple[GraphModule, TreeSpec]:
-    """The operations of a function as they come, and how the tensors of its result hang together."""
+    """The operations of a function, not yet simplified, and the nest that its result is."""
     results: list[TreeSpec] = []
 
     def operations(*given: Tensor) -> list[Tensor]:

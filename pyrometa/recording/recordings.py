@@ -23,7 +23,7 @@ _UNUSED = 3
 """Recordings in a row of which none was replayed, after which there is no point in another."""
 
 _KEPT = 8
-"""Recordings that are kept: shapes, training and evaluation, meta-steps and scores."""
+"""How many recordings are kept: enough for a few shapes, training and evaluation, meta-steps and scores."""
 
 
 class Recordable(Protocol):
@@ -31,7 +31,7 @@ class Recordable(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """What a recording holds fast besides the state: where two agree, their tensors have the same shapes."""
+        """What is fixed in a recording besides the state: where two keys agree, the tensors have the same shapes."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -57,11 +57,12 @@ class Recordings:
     """The recordings of functions that share their state, as those of one program do.
 
     Args:
-        eager: record on first sight, and raise where that can't be done; else only what keeps coming, and where it can.
+        eager: record on first sight, and raise where that can't be done; else record what comes again and again, and
+            run what can't be recorded as it is.
         compiled: compile what is recorded.
 
     Attributes:
-        kept: recordings by key and state, the last used last.
+        kept: recordings by key and state, the least recently used first.
     """
 
     def __init__(self, *, eager: bool, compiled: bool) -> None:
@@ -108,7 +109,7 @@ class Recordings:
         return made
 
     def _check_use(self, key: Hashable, state: Fingerprint) -> None:
-        """Refuse a function whose state is another at every run.
+        """Refuse another recording where the last ones were never replayed, since the state changes at every run.
 
         Raises:
             UnsupportedProgramError: naming what differs.
@@ -128,7 +129,7 @@ class Recordings:
 
 
 def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Recording:
-    """A recording that says what the function says.
+    """Make a recording, and check that a replay gives the numbers that the function gives.
 
     Raises:
         UnsupportedProgramError: with the reason why there is none.

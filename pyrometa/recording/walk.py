@@ -29,7 +29,7 @@ class Walk:
         state: what is compared, by path.
         parts: for each value that is its parts, how to list them, the value, and the parts.
         copies: for each value that is compared by a copy, how to copy it, the value, and the copy.
-        held: what is named by identity, so that no identity is used again.
+        held: what the state names by identity, held so that no other object can take that identity.
     """
 
     def __init__(self, trained: Collection[int]) -> None:

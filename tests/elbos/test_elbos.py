@@ -41,7 +41,7 @@ from torch.func import vmap
 
 import pyrometa as pm
 from pyrometa.elbos import loss_of, traced
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.noise.batched_noise import BatchedNoise
 
 LOOP, TOGETHER = pm.Engine(vectorize=False), pm.Engine(vectorize=True)
 FIRST, SECOND = pm.Unrolled(first_order=True), pm.Unrolled()

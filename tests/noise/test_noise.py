@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO
 
 import pyrometa as pm
 from pyrometa.noise.ahead import draw_noise
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.replay import RecordNoise, ReplayNoise
 
 N = 20_000

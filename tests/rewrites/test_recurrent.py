@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pyrometa as pm
-from pyrometa.noise.batched import BatchedNoise
+from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.rewrites import recurrences
 
 KINDS = {

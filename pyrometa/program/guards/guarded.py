@@ -1,10 +1,10 @@
-"""What the guards know of a program."""
+"""What the guards have found out about a program, mode by mode."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.program.shown import Look
+from pyrometa.program.findings import Look
 
 
 class Guarded:
@@ -16,7 +16,7 @@ class Guarded:
     Attributes:
         mode: the mode that the present operation began in.
         look: what the program showed in it; until the guards have looked, what it showed last.
-        proved: what second derivatives were proved of.
+        proved: for what second derivatives were proved: what adapts, what learns, and the mode.
     """
 
     def __init__(self, look: Look) -> None:

@@ -29,7 +29,7 @@ class Known:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the value."""
+        """The shape of the value."""
         return self.like.shape
 
     def agrees_with(self, other: Known) -> bool:
@@ -44,7 +44,7 @@ class Known:
 
 
 KnownValues = Mapping[Node, Known]
-"""Of each node of a graph that is being built."""
+"""What is known of each node of a graph that is being built."""
 
 
 def known_of_tensor(value: Tensor, *, constant: bool) -> Known:

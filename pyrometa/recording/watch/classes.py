@@ -89,7 +89,7 @@ def own_classes(kind: type) -> list[type]:
 
 
 def _class_parts(kind: type, *, called: bool) -> list[tuple[str, Any]]:
-    """What of a class counts at once, without that some code names it.
+    """The parts of a class that count at once, whether or not some code names them.
 
     These are its attributes, methods that Python calls by itself (``__call__``, ``__len__``), and those that a library
     may call because it knows their names (``forward``, and what overrides a method of a base that is trusted). Any

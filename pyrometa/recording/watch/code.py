@@ -24,7 +24,7 @@ _BETWEEN = ("PUSH_NULL", "CACHE", "EXTENDED_ARG", "PRECALL")
 _ABSENT = object()
 _DYNAMIC = frozenset({"vars", "__dict__", "attrgetter", "methodcaller", "__getattribute__", "dir", "getmembers"})
 _LOOK_UP = (getattr, vars, dir, inspect.getmembers, inspect.getattr_static, operator.attrgetter, operator.methodcaller)
-"""What reads attributes by names that another code holds, or none."""
+"""Functions that read attributes by names which the code that calls them need not hold."""
 
 CONSTRUCTION = frozenset({
     "__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__del__", "__reduce__",
@@ -87,7 +87,7 @@ def names_of(code: types.CodeType) -> Names:
 
 
 def named_by(value: Any) -> tuple[frozenset[str], bool]:
-    """The names that attributes may be read by because of a value, and whether by any other as well."""
+    """The attributes that may be read because code holds this value, by name, and whether any other may be as well."""
     if isinstance(value, types.CodeType):
         named = names_of(value)
         return named.words, named.dynamic
@@ -131,7 +131,7 @@ def fields_of(text: str) -> Iterator[str]:
 
 
 def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The values that a function's code reads by name, as ``config.beta``; a module that it takes up whole is one."""
+    """The values that a function's code reads by name, as ``config.beta``, and modules that it uses as a whole."""
     named = names_of(function.__code__)
     known = function.__globals__
     for first, *attributes in named.chains:
@@ -142,7 +142,7 @@ def globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         while isinstance(value, types.ModuleType) and attributes:
             through, name = value, attributes.pop(0)
             path, value = f"{path}.{name}", _attribute(value, name)
-        if (first, value) == ("getattr", getattr):  # which the names tell
+        if (first, value) == ("getattr", getattr):  # names_of says what it may read
             continue
         if value is not _ABSENT and not (through and trusted_module(through) and _settled(value)):
             yield path, value

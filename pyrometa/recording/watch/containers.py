@@ -42,5 +42,5 @@ def _extra(container: Any) -> list[tuple[str, Any]]:
 
 
 def _state(container: Any) -> list[Any]:
-    """The same without names; nothing of the built-in ones, which saves the time to ask."""
+    """What a subclass adds, without names; of the built-in containers nothing, which need not be asked."""
     return [] if type(container) in _BARE else [part for _, part in _extra(container)]

@@ -47,7 +47,7 @@ _LRU = type(functools.lru_cache(lambda: None))
 
 
 def kind_of(value: Any, path: str) -> ByParts | ByCopy | None:
-    """How to watch a value; None for what its identity says all of.
+    """How to watch a value; None where nothing but its identity has to be compared.
 
     Raises:
         UnsupportedProgramError: it can't be watched; the message names its path.
@@ -62,7 +62,7 @@ def kind_of(value: Any, path: str) -> ByParts | ByCopy | None:
 
 
 def _opaque(value: Any, path: str) -> None:
-    """What its identity says all of."""
+    """Nothing but the identity of such a value is compared."""
     return
 
 
@@ -98,7 +98,7 @@ def _builtin(value: Any, path: str) -> ByParts | None:
 
 
 def _function(value: types.FunctionType, path: str) -> ByParts | None:
-    """By all that it reads; a trusted library's by identity, or as the wrapper that it is of another's function."""
+    """A function, by all that it reads; a trusted library's by identity, unless it wraps another function."""
     if trusted(value):
         return None if named_in_its_module(value) else of_parts(_wrapper_parts, value)
     return of_parts(_function_parts, value)
@@ -151,7 +151,7 @@ def _weak(value: weakref.ref[Any], path: str) -> ByParts:
 
 
 def _array(value: np.ndarray[Any, Any], path: str) -> ByParts | ByCopy | None:
-    """A copy of the numbers, or each object of an array of objects."""
+    """An array, by a copy of its numbers; an array of objects, by each object."""
     if type(value) not in (np.ndarray, np.memmap):
         return _object(value, path)
     if value.dtype.hasobject:
@@ -181,7 +181,7 @@ def _object(value: Any, path: str) -> ByParts | ByCopy | None:
 
 
 def _has_more(kind: type) -> bool:
-    """Whether objects hold more than a dictionary, slots and a list of weak references: what compiled code keeps."""
+    """Whether compiled code keeps more in objects of this class than a dictionary, slots and weak references."""
     words = kind.__basicsize__ - object.__basicsize__ - tuple.__itemsize__ * (len(slots(kind)) + 2)
     return bool(kind.__itemsize__) or words > 0 or not any(base.__flags__ & _HEAP for base in kind.__mro__[:-1])
 

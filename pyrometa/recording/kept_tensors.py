@@ -1,4 +1,8 @@
-"""What a program keeps of a run of many tasks side by side, as it would have it after a run of one."""
+"""Mend the tensors that a program keeps of its last run, where it ran many tasks side by side.
+
+A module may store an activation on itself, a closure a statistic. Under ``vmap`` that is a wrapper around the tensors
+of all tasks, which raises at any use once ``vmap`` is done. The loop over tasks would have left the last task's tensor.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,20 @@ from pyrometa.recording.watch import is_foreign, names_of, slots
 _Place = tuple[Any, Callable[[Any], None]]
 
 
-class Kept:
-    """Whether a thorough look has ever found such a tensor.
+class KeptTensors:
+    """Mends one program's kept tensors, and remembers whether a thorough look has ever found any.
 
-    To look everywhere takes long, so that it is done for such programs only, and where it is asked for.
+    To look everywhere takes long, so that it is done only for a program that kept some, and where it is asked for.
     """
 
     def __init__(self) -> None:
         self._some = False
 
     def mend(self, roots: Iterable[Any], modules: Iterable[nn.Module], *, thorough: bool) -> None:
-        """Replace each by the last task's, as the loop over tasks would leave it.
+        """Replace each kept tensor of many tasks by the last task's.
 
         Args:
-            roots: what all that a program holds can be reached from.
+            roots: from these, all that a program holds can be reached.
             modules: its modules, whose attributes are looked at in any case.
             thorough: look everywhere; once the program kept something, that is always done.
         """
@@ -41,9 +45,7 @@ class Kept:
 
 
 def mend(roots: Iterable[Any]) -> bool:
-    """Replace each tensor of all tasks that can be reached by the last task's, off its graph and of its shape.
-
-    After ``vmap`` is done, its tensors raise at any use. The loop over tasks leaves the last task's.
+    """Replace each tensor of all tasks that can be reached by the last task's tensor, detached.
 
     Returns:
         Whether there were any.
@@ -53,7 +55,7 @@ def mend(roots: Iterable[Any]) -> bool:
 
 
 def mend_attributes(modules: Iterable[nn.Module]) -> None:
-    """The same for what modules hold as their own attributes, which is quick to find."""
+    """Do the same for what modules hold as their own attributes, which is quick to find."""
     for module in modules:
         attributes = vars(module)
         for name in [name for name, value in attributes.items() if isinstance(value, Tensor) and is_of_all(value)]:
@@ -93,7 +95,10 @@ def _mended(value: Any, seen: dict[int, Any]) -> tuple[Any, bool]:
 
 
 def _places(value: Any) -> Iterator[_Place]:
-    """What a value holds, each with how to put something else in its place."""
+    """The parts of a value, each with a function that puts something else in the part's place.
+
+    Python has a way of its own for each kind of value, so that there is a branch for each.
+    """
     if isinstance(value, dict):
         yield from ((part, functools.partial(value.__setitem__, key)) for key, part in value.items())
     elif isinstance(value, list | collections.deque):
@@ -129,4 +134,4 @@ def _places_of_function(function: types.FunctionType) -> Iterator[_Place]:
 
 
 def _nowhere(value: Any) -> None:
-    """What is made anew at each look, and holds no tensor itself."""
+    """Put nothing back: such a part is made anew at each look, or is no tensor itself."""

@@ -1,4 +1,4 @@
-"""What is recorded of tasks: a problem and a batch as a flat list of tensors, and as all that is not a tensor."""
+"""A function of tasks side by side, taken apart for a recording: a flat list of tensors, and all that is no tensor."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.layouts import layout
+from pyrometa.engine.layouts import batch_layout
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.explain.reasons import told
 from pyrometa.nest import Same
 from pyrometa.recording.fingerprint import Fingerprint
-from pyrometa.rewrites.packing import unpack
+from pyrometa.rewrites.end_to_end import unpack
 from pyrometa.types import Data, TaskBatch
 
 
@@ -39,11 +39,11 @@ class BatchFunction:
 
     @property
     def key(self) -> Any:
-        """All that a recording holds fast, apart from the program's state."""
+        """All that is fixed in a recording, apart from the program's state."""
         problem = self.problem
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
         fixed = (self.function, Same(problem.rule), Same(self.plan), problem.steps, problem.adapted)
-        return *fixed, names, len(self.batch), layout(self.batch)
+        return *fixed, names, len(self.batch), batch_layout(self.batch)
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -108,7 +108,7 @@ def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
 def _packed(draws: Sequence[Tensor]) -> list[Tensor]:
     """The draws of one evaluation end to end, shape ``(tasks, size)``, and the seeds of streams likewise.
 
-    Of a program with dozens of sites each replay would else read dozens of small inputs.
+    Otherwise each replay of a program with dozens of sites would read dozens of small inputs.
     """
     return [
         torch.cat([draws[i].flatten(1) if draws[i].dim() > 1 else draws[i][:, None] for i in alike], 1)
@@ -125,7 +125,7 @@ def _unpacked(given: Iterator[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, 
 
 
 def _noise_and_seeds(draws: Sequence[Tensor]) -> list[list[int]]:
-    """Positions of floating-point numbers and of integers, where there are any."""
+    """Positions of the floating-point noise among some draws, and of the integer seeds, where there are any."""
     floating = [i for i, draw in enumerate(draws) if draw.is_floating_point()]
     others = [i for i, draw in enumerate(draws) if not draw.is_floating_point()]
     return [alike for alike in (floating, others) if alike]

@@ -6,7 +6,7 @@ from typing import Any
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.fallback import fall_back
-from pyrometa.engine.layouts import layout, may_hide, modes
+from pyrometa.engine.layouts import batch_layout, may_hide, problem_modes
 from pyrometa.engine.options import Engine, is_recorded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem
@@ -17,7 +17,7 @@ from pyrometa.inner import GradientOrder
 from pyrometa.types import TaskBatch
 
 
-class Plans:
+class ProvedPlans:
     """The plans of one program.
 
     Args:
@@ -112,4 +112,4 @@ class Plans:
 def _key(problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Any:
     """What has to agree for one plan to serve."""
     hidden = (may_hide(tasks), problem.program.zeros()) if tasks.unpadded else ()
-    return layout(tasks), hidden, modes(problem), order
+    return batch_layout(tasks), hidden, problem_modes(problem), order

@@ -64,12 +64,12 @@ def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, al
 
 
 def _size(data: Data) -> int:
-    """Rows of padded tasks side by side, those that do not count too."""
+    """How many rows each of some padded tasks has, those included that do not count."""
     return nest.tensors(data.args)[0].shape[1]
 
 
 def _fewest(size: int) -> int:
-    """Of the numbers of rows that are padded to a power of two."""
+    """The smallest number of rows that is padded to this size, which is a power of two."""
     return size // 2 + 1 if size > 2 else size
 
 
@@ -94,7 +94,7 @@ class _Rows:
 
     Attributes:
         count: how many there are.
-        columns: of each tensor of a set all rows, shape ``(count, ...)``; None for a tensor without rows.
+        columns: for each tensor of a set its rows in all sets, shape ``(count, ...)``; None for one without rows.
         generator: chooses rows, the same ones in each process.
     """
 
@@ -109,7 +109,7 @@ class _Rows:
         return cls(sum(map(len, columns[0])), known, torch.Generator().manual_seed(_SEED))
 
     def cut(self, data: Data, size: int, *, altered: bool, showing_all: bool) -> Data:
-        """A set's first rows; if ``altered`` as many others, which in the place of the first may show all that varies.
+        """A set's first rows; if ``altered``, as many chosen from all sets, perhaps first those that show what varies.
 
         Whole numbers, which may be indices, stay what they are.
         """
@@ -160,7 +160,7 @@ def _smaller(known: Tensor, chosen: Tensor, scale: Tensor, zero: float) -> Tenso
 
 
 def _extremes(known: Tensor, size: int) -> Tensor:
-    """In turn the largest and the smallest that each whole number of a row was seen to be."""
+    """Rows that hold in turn the smallest and the largest value that each element has in any known row."""
     odd = torch.arange(size, device=known.device) % 2 == 1
     return torch.where(odd.view(-1, *(1,) * (known.dim() - 1)), known.amax(0), known.amin(0))
 

@@ -1,4 +1,4 @@
-"""What a program shows when guide and model are run for a look: on first data, and in each new mode."""
+"""What is found out about a program by running guide and model: on first data, and again in each new mode."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pyrometa.program.param_recorder import SideRun
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
-    """What holds of a program from first data on.
+class Findings:
+    """What discovery finds out on first data, and what holds from then on.
 
     Attributes:
         elbo: the loss that it is run under.
@@ -37,8 +37,8 @@ class Discovery:
     registered: tuple[nn.Module, ...] = ()
 
     @classmethod
-    def of(cls, given: Given, guide: SideRun, model: SideRun) -> Discovery:
-        """Read it off the first runs of guide and model.
+    def of(cls, given: Given, guide: SideRun, model: SideRun) -> Findings:
+        """Read the findings off the first runs of guide and model.
 
         Warns:
             UserWarning: a loss or score that forgets a Jacobian of the guide.
@@ -53,7 +53,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class Look:
-    """What a program shows in one mode.
+    """What a run of guide and model shows in one mode.
 
     Attributes:
         guide_draws: the guide's draws that second-order gradients can't pass.
@@ -65,7 +65,7 @@ class Look:
 
     @classmethod
     def of(cls, guide: SideRun, model: SideRun, leaves: Mapping[str, Leaf]) -> Look:
-        """Read it off runs of guide and model."""
+        """Read the look off runs of guide and model."""
         return cls(GuideDraws.of(guide.trace, leaves), lines(guide, model))
 
 

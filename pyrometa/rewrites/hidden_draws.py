@@ -58,7 +58,7 @@ def _most(dtype: torch.dtype) -> int:
     return int(2 / torch.finfo(dtype).eps) if dtype.is_floating_point else torch.iinfo(dtype).max
 
 
-COMPOSED: dict[Any, Callable[..., Any]] = {
+HIDDEN_DRAWS: dict[Any, Callable[..., Any]] = {
     F.rrelu: _rrelu,
     torch.rrelu: _rrelu,
     torch.rrelu_: _rrelu_in_place,

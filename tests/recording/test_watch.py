@@ -40,8 +40,8 @@ from torch import nn
 
 import pyrometa as pm
 from pyrometa.program import Given, Program
+from pyrometa.program.findings import Findings, Look
 from pyrometa.program.guards.guarded import Guarded
-from pyrometa.program.shown import Discovery, Look
 
 FACTOR = {"beta": 1.0}
 
@@ -393,7 +393,7 @@ PURE = [
 
 def program(read):
     given = Given(lambda x: read(), lambda x: None, TraceMeanField_ELBO())
-    return Program(given, Discovery(given.loss, given.loss), Guarded(Look()))
+    return Program(given, Findings(given.loss, given.loss), Guarded(Look()))
 
 
 @pytest.mark.parametrize("make", WATCHED.values(), ids=WATCHED)
