@@ -16,7 +16,7 @@ from pyrometa.inner import SGD, InnerRule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
 from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection
-from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, one_task, read_pairs
+from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
 from pyrometa.types import Data, Params, TaskBatch
 
 
@@ -210,7 +210,7 @@ class MetaSVI:
         with naming_lines(problem.program):
             return self._runner.scores(problem, tasks, at)
 
-    def adapt(self, support: Argument, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
+    def adapt(self, support: OneTask, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
         """Fit one task.
 
         Args:

@@ -9,6 +9,6 @@ from pyro.infer.elbo import ELBO
 
 from pyrometa.program.objectives import Objective
 
-Program = Callable[..., Any]
+ModelOrGuide = Callable[..., Any]
 Loss = ELBO | Objective | None
 Rate = float | Mapping[str, float]

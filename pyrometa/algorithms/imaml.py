@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.algorithms.arguments import Loss, Program, Rate
+from pyrometa.algorithms.arguments import Loss, ModelOrGuide, Rate
 from pyrometa.inner import ProximalSGD
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Implicit, Optim
@@ -12,8 +12,8 @@ from pyrometa.outer.implicit import Solver
 
 
 def imaml(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 16,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.algorithms.arguments import Loss, Program, Rate
+from pyrometa.algorithms.arguments import Loss, ModelOrGuide, Rate
 from pyrometa.inner import SGD
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Optim, Unrolled
 
 
 def meta_sgd(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 1,
@@ -44,8 +44,8 @@ def meta_sgd(
 
 
 def lslr(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 5,

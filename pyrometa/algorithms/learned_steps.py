@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.algorithms.arguments import Loss, Program, Rate
+from pyrometa.algorithms.arguments import Loss, ModelOrGuide, Rate
 from pyrometa.inner import LearnedOptimizer, Preconditioned
 from pyrometa.inner.transforms import Named, Transform
 from pyrometa.metasvi import MetaSVI
@@ -12,8 +12,8 @@ from pyrometa.outer import Optim, Unrolled
 
 
 def meta_curvature(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 5,
@@ -47,8 +47,8 @@ def meta_curvature(
 
 
 def learned_optimizer(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 20,

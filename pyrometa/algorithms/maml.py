@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.algorithms.arguments import Loss, Program, Rate
+from pyrometa.algorithms.arguments import Loss, ModelOrGuide, Rate
 from pyrometa.inner import SGD
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Optim, Unrolled
@@ -12,7 +12,14 @@ from pyrometa.program.selection import Selection
 
 
 def maml(
-    model: Program, guide: Program, optim: Optim, loss: Loss = None, steps: int = 1, *, lr: Rate = 1e-2, **options: Any
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
+    optim: Optim,
+    loss: Loss = None,
+    steps: int = 1,
+    *,
+    lr: Rate = 1e-2,
+    **options: Any,
 ) -> MetaSVI:
     r"""MAML: through all steps of gradient descent, in second order.
 
@@ -44,7 +51,14 @@ def maml(
 
 
 def fomaml(
-    model: Program, guide: Program, optim: Optim, loss: Loss = None, steps: int = 5, *, lr: Rate = 1e-2, **options: Any
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
+    optim: Optim,
+    loss: Loss = None,
+    steps: int = 5,
+    *,
+    lr: Rate = 1e-2,
+    **options: Any,
 ) -> MetaSVI:
     r"""First-order MAML: inner gradients count as constants.
 
@@ -64,8 +78,8 @@ def fomaml(
 
 
 def anil(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 5,

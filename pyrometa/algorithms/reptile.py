@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyrometa.algorithms.arguments import Loss, Program
+from pyrometa.algorithms.arguments import Loss, ModelOrGuide
 from pyrometa.inner import Adam, InnerRule
 from pyrometa.metasvi import MetaSVI
 from pyrometa.outer import Displacement, Optim
 
 
 def reptile(
-    model: Program,
-    guide: Program,
+    model: ModelOrGuide,
+    guide: ModelOrGuide,
     optim: Optim,
     loss: Loss = None,
     steps: int = 5,

@@ -16,6 +16,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
 __all__ = ["elbo", "iwae_log_marginal", "iwae_nll"]
@@ -200,7 +201,7 @@ def _flagged(site: Mapping[str, Any], key: str) -> bool:
     return bool((site["infer"] or {}).get(key))
 
 
-def _data_frame(name: str, site: Mapping[str, Any]) -> Any:
+def _data_frame(name: str, site: Mapping[str, Any]) -> CondIndepStackFrame:
     """The one plate a site is in, particles aside."""
     frames = [frame for frame in site["cond_indep_stack"] if frame.name != _PARTICLES]
     if len(frames) != 1 or frames[0].dim != -1:

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.contrib.zuko import ZukoToPyro
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -26,7 +27,7 @@ class Posterior(nn.Module, ABC):
     sizes: Mapping[str, int]
 
     @abstractmethod
-    def forward(self, params: Mapping[str, Tensor]) -> Any:
+    def forward(self, params: Mapping[str, Tensor]) -> TorchDistributionMixin:
         """The distribution of event shape ``(dim,)`` for parameters of shapes ``(*batch, size)``."""
 
 
@@ -46,7 +47,7 @@ class MeanField(Posterior):
         super().__init__()
         self.sizes = {"loc": dim, "scale": dim}
 
-    def forward(self, params: Mapping[str, Tensor]) -> Any:
+    def forward(self, params: Mapping[str, Tensor]) -> TorchDistributionMixin:
         """The normal of ``loc`` and, unconstrained, ``scale``, both ``(*batch, dim)``."""
         return dist.Normal(params["loc"], positive(params["scale"])).to_event(1)
 
@@ -59,7 +60,7 @@ class FullCovariance(Posterior):
         self.dim = dim
         self.sizes = {"loc": dim, "tril": dim * (dim + 1) // 2}
 
-    def forward(self, params: Mapping[str, Tensor]) -> Any:
+    def forward(self, params: Mapping[str, Tensor]) -> TorchDistributionMixin:
         """The normal of ``loc``, ``(*batch, dim)``, and of the rows of ``L``, ``(*batch, dim (dim + 1) / 2)``."""
         row, column = torch.tril_indices(self.dim, self.dim, device=params["tril"].device)
         index = torch.zeros(self.dim, self.dim, dtype=torch.long, device=row.device)
@@ -86,7 +87,7 @@ class Flow(Posterior):
         self.flow = flow
         self.sizes = {"context": context}
 
-    def forward(self, params: Mapping[str, Tensor]) -> Any:
+    def forward(self, params: Mapping[str, Tensor]) -> TorchDistributionMixin:
         """The flow on ``context``, ``(*batch, context)``."""
         return _OnTheReals(self.flow(params["context"]))
 

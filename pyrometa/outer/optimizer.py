@@ -15,8 +15,8 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from pyrometa.outer.undo import Undo
 
-Group: TypeAlias = dict[str, Any]
-Optim: TypeAlias = PyroOptim | Callable[[list[Group]], torch.optim.Optimizer]
+ParamGroup: TypeAlias = dict[str, Any]
+Optim: TypeAlias = PyroOptim | Callable[[list[ParamGroup]], torch.optim.Optimizer]
 
 
 def check_optim(optim: object) -> None:
@@ -67,7 +67,7 @@ class OuterOptimizer:
         if not self._leaves:
             raise ValueError("there is nothing to learn: the model and the guide have no parameter that requires grad")
         own_lr = {} if outer_lr is None else {"lr": outer_lr}
-        groups: list[tuple[list[str], Group]] = []
+        groups: list[tuple[list[str], ParamGroup]] = []
         for name in self._leaves:
             options = {**_options(optim, name), **(own_lr if name in learned else {})}
             if not groups or groups[-1][1] != options or next(iter(learned), None) == name:
@@ -77,7 +77,7 @@ class OuterOptimizer:
         self._clips = {name: _called(optim.pt_clip_args, name) for name in self._names if isinstance(optim, PyroOptim)}
         self.optimizer = self._build(optim, groups)
 
-    def _build(self, optim: Optim, groups: list[tuple[list[str], Group]]) -> torch.optim.Optimizer:
+    def _build(self, optim: Optim, groups: list[tuple[list[str], ParamGroup]]) -> torch.optim.Optimizer:
         torch_groups = [{"params": [self._leaves[n] for n in names], **options} for names, options in groups]
         if isinstance(optim, PyroOptim):
             constructor: Any = optim.pt_optim_constructor
@@ -164,11 +164,11 @@ class OuterOptimizer:
         )
 
 
-def _options(optim: Optim, name: str) -> Group:
+def _options(optim: Optim, name: str) -> ParamGroup:
     return _called(optim.pt_optim_args, name) if isinstance(optim, PyroOptim) else {}
 
 
-def _called(options: Any, name: str) -> Group:
+def _called(options: Any, name: str) -> ParamGroup:
     """Options of one parameter: a dictionary, or a function of its name (or of module and name, as in old Pyro)."""
     if not callable(options):
         return dict(options)

@@ -10,10 +10,10 @@ from pyro.poutine.enum_messenger import EnumMessenger
 
 from pyrometa.types import Data
 
-Side = Callable[..., Any]
+ModelOrGuide = Callable[..., Any]
 
 
-def enumerated(elbo: Any, model: Side, guide: Side, data: Data) -> tuple[Side, Side]:
+def enumerated(elbo: Any, model: ModelOrGuide, guide: ModelOrGuide, data: Data) -> tuple[ModelOrGuide, ModelOrGuide]:
     """Model and guide, to be run the guide first; as they are where the ELBO does not enumerate.
 
     Enumeration takes dimensions to the left of all plates, first for the guide and then for the model.

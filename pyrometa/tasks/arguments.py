@@ -6,8 +6,8 @@ tensor in them has a leading task dimension. A list is always tasks, each as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from pyrometa.types import Data
 
 Argument = Any
 """A tensor, a nest of tensors, a tuple of the model's arguments, or a list of tasks."""
+
+OneTask = Any
+"""One task as the model takes it: its single argument, or the tuple of its positional arguments."""
 
 Kwargs = Mapping[str, Any] | None
 """Keyword arguments of the model and the guide, shared by all tasks and not batched."""
@@ -42,7 +45,11 @@ class GivenTasks(Sequence[Data]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, task: Any) -> Any:
+    @overload
+    def __getitem__(self, task: int) -> Data: ...
+    @overload
+    def __getitem__(self, task: slice) -> list[Data]: ...
+    def __getitem__(self, task: int | slice) -> Data | list[Data]:
         """One task, or some of them."""
         if isinstance(task, slice):
             return [self[i] for i in range(*task.indices(self._count))]
@@ -51,7 +58,7 @@ class GivenTasks(Sequence[Data]):
         return self._rows[task] if self.stacked is None else self.stacked[task]
 
 
-def read_tasks(name: str, given: Any, kwargs: Kwargs = None) -> GivenTasks:
+def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
     """The tasks of a ``support`` or ``query`` argument.
 
     Args:
@@ -87,14 +94,14 @@ def by_shape(support: GivenTasks, query: GivenTasks) -> Iterator[tuple[tuple[int
     if support.stacked is not None and query.stacked is not None:
         yield tuple(range(len(support))), support.stacked, query.stacked
         return
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for i, (s, q) in enumerate(zip(support, query, strict=True)):
         groups.setdefault((_shape(s), _shape(q)), []).append(i)
     for positions in groups.values():
         yield tuple(positions), _stacked([support[i] for i in positions]), _stacked([query[i] for i in positions])
 
 
-def _shape(task: Data) -> Any:
+def _shape(task: Data) -> Hashable:
     return nest.layout(task.args, lambda x: (x.shape, x.dtype, x.device))
 
 
@@ -102,7 +109,7 @@ def _stacked(tasks: Sequence[Data]) -> Data:
     return Data(nest.joined(torch.stack, [task.args for task in tasks]), tasks[0].kwargs)
 
 
-def one_task(name: str, given: Any, kwargs: Kwargs = None) -> Data:
+def one_task(name: str, given: OneTask, kwargs: Kwargs = None) -> Data:
     """One task as the model takes it: its single argument, or the tuple of its positional arguments.
 
     Raises:
@@ -117,7 +124,7 @@ def one_task(name: str, given: Any, kwargs: Kwargs = None) -> Data:
 
 
 def read_pairs(
-    read: Callable[[str, Any, Kwargs], GivenTasks], support: Any, query: Any, kwargs: Kwargs
+    read: Callable[[str, Argument, Kwargs], GivenTasks], support: Argument, query: Argument | None, kwargs: Kwargs
 ) -> tuple[GivenTasks, GivenTasks]:
     """The support and query sets of a meta-batch; without a ``query`` the support sets are both.
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrometa.tasks.meta_batch import Arguments
+from pyrometa.tasks.meta_batch import ModelTensors
 from pyrometa.tasks.seeded import Seeded, integer, positive
 
 __all__ = ["GroupSampler", "GroupedTasks", "take"]
 
-Lists = tuple[list[Arguments], list[Arguments]]
+Lists = tuple[list[ModelTensors], list[ModelTensors]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class GroupedTasks:
         names: each group's name, as it stands in the group column.
     """
 
-    rows: tuple[Arguments, ...]
+    rows: tuple[ModelTensors, ...]
     names: tuple[Hashable, ...]
 
     def __len__(self) -> int:
@@ -114,16 +114,16 @@ class GroupSampler(Seeded):
         return _split_all([self.tasks.rows[i] for i in chosen], self.support, self._generator)
 
 
-def take(data: Arguments, index: Tensor) -> Arguments:
+def take(data: ModelTensors, index: Tensor) -> ModelTensors:
     """The rows of a table at an index."""
     return tuple(column[index] for column in data) if isinstance(data, tuple) else data[index]
 
 
-def _size(data: Arguments) -> int:
+def _size(data: ModelTensors) -> int:
     return len(data[0] if isinstance(data, tuple) else data)
 
 
-def _split_all(groups: Sequence[Arguments], support: float, generator: torch.Generator) -> Lists:
+def _split_all(groups: Sequence[ModelTensors], support: float, generator: torch.Generator) -> Lists:
     supports, queries = [], []
     for data in groups:
         order = torch.randperm(_size(data), generator=generator)

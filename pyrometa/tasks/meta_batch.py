@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyrometa import nest
 
-__all__ = ["Arguments", "MetaBatch"]
+__all__ = ["MetaBatch", "ModelTensors"]
 
-Arguments = Tensor | tuple[Tensor, ...]
+ModelTensors = Tensor | tuple[Tensor, ...]
 """What a model takes as its positional arguments: one tensor, or a tuple of them."""
 
 

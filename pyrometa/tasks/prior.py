@@ -10,7 +10,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyrometa.tasks.meta_batch import Arguments
+from pyrometa.tasks.meta_batch import ModelTensors
 
 __all__ = ["PriorTasks"]
 
@@ -66,7 +66,7 @@ class PriorTasks:
     """
 
     model: Callable[..., Any]
-    arguments: Callable[[int, torch.Generator], Any]
+    arguments: Callable[[int, torch.Generator], ModelTensors]
     observed: Mapping[str, int]
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class PriorTasks:
         if not positions or len(set(positions)) != len(positions) or min(positions) < 0:
             raise ValueError(f"observed must name a site for each of one or more arguments, got {dict(self.observed)}")
 
-    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Arguments:
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> ModelTensors:
         """Run the model once a task.
 
         Args:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from pyrometa.tasks.meta_batch import Arguments, MetaBatch
+from pyrometa.tasks.meta_batch import MetaBatch, ModelTensors
 from pyrometa.tasks.seeded import Seeded, positive
 
 __all__ = ["TaskFamily", "TaskSampler"]
@@ -15,7 +15,7 @@ __all__ = ["TaskFamily", "TaskSampler"]
 class TaskFamily(Protocol):
     """A distribution over tasks: all that :class:`TaskSampler` needs of one."""
 
-    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Arguments:
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> ModelTensors:
         """Draw tasks, and distinct rows of each.
 
         Args:
@@ -82,7 +82,7 @@ class TaskSampler(Seeded):
             return MetaBatch(support, tuple(rows[:, self.shots :] for rows in data))
         return MetaBatch(data[:, : self.shots], data[:, self.shots :])
 
-    def pooled(self, batch_size: int) -> Arguments:
+    def pooled(self, batch_size: int) -> ModelTensors:
         """Draw a plain minibatch from the same distribution: one row of each of ``batch_size`` tasks.
 
         This is what a pooled baseline trains on.
@@ -100,7 +100,7 @@ class TaskSampler(Seeded):
         data = self._draw(positive("batch_size", batch_size), 1)
         return tuple(rows[:, 0] for rows in data) if isinstance(data, tuple) else data[:, 0]
 
-    def _draw(self, tasks: int, rows: int) -> Arguments:
+    def _draw(self, tasks: int, rows: int) -> ModelTensors:
         data = self.family.draw(tasks, rows, self._generator)
         for tensor in data if isinstance(data, tuple) else (data,):
             if tensor.shape[:2] != (tasks, rows):

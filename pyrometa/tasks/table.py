@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.tasks.groups import GroupedTasks, take
-from pyrometa.tasks.meta_batch import Arguments
+from pyrometa.tasks.meta_batch import ModelTensors
 from pyrometa.tasks.seeded import integer
 
 __all__ = ["GroupSplits", "group_tasks"]
@@ -31,7 +31,7 @@ class GroupSplits(NamedTuple):
 
 
 def group_tasks(
-    data: Arguments,
+    data: ModelTensors,
     groups: Sequence[Hashable] | Tensor,
     *,
     minimum: int = 2,
@@ -87,11 +87,11 @@ def group_tasks(
     return GroupSplits(*(_tasks(data, index, part) for part in parts))
 
 
-def _tasks(data: Arguments, index: dict[Hashable, list[int]], names: list[Hashable]) -> GroupedTasks:
+def _tasks(data: ModelTensors, index: dict[Hashable, list[int]], names: list[Hashable]) -> GroupedTasks:
     return GroupedTasks(tuple(take(data, torch.tensor(index[name])) for name in names), tuple(names))
 
 
-def _check_table(data: Arguments, count: int) -> None:
+def _check_table(data: ModelTensors, count: int) -> None:
     columns = data if isinstance(data, tuple) else (data,)
     if not columns or not all(isinstance(column, Tensor) for column in columns):
         raise TypeError("data must be a tensor or a tuple of tensors, the model's positional arguments")

@@ -34,7 +34,7 @@ from pyrometa.rewrites.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.rewrites.twice import TwiceDifferentiable
 from pyrometa.types import Data, Params
 
-Loss = Callable[[Mapping[str, Tensor]], Tensor]
+LossOfParams = Callable[[Mapping[str, Tensor]], Tensor]
 
 _SEED = 20
 _TRIES = 3
@@ -149,10 +149,10 @@ class _Proof:
                     f"design, as straight-through ones are): {_CURE}"
                 )
 
-    def _is_wrong(self, loss: Loss, moved: Sequence[str]) -> bool:
+    def _is_wrong(self, loss: LossOfParams, moved: Sequence[str]) -> bool:
         return all(self._differs(loss, moved, attempt) for attempt in range(_TRIES))
 
-    def _differs(self, loss: Loss, moved: Sequence[str], attempt: int) -> bool:
+    def _differs(self, loss: LossOfParams, moved: Sequence[str], attempt: int) -> bool:
         """Whether the two differ along random directions, by more than rounding and kinks explain."""
         torch.manual_seed(_SEED + attempt)
         way = {name: torch.randn_like(self._start[name]) * _size(self._start[name]) for name in moved}
@@ -182,7 +182,7 @@ class _Proof:
         values = {n: value + step * way[n] if n in way else value for n, value in self._start.items()}
         return {name: value.detach().requires_grad_() for name, value in values.items()}
 
-    def _gradient(self, loss: Loss, values: Params, *, create_graph: bool = False) -> list[Tensor]:
+    def _gradient(self, loss: LossOfParams, values: Params, *, create_graph: bool = False) -> list[Tensor]:
         torch.manual_seed(_SEED)
         value = loss(values)
         try:
@@ -208,13 +208,13 @@ class _Proof:
             return f"autograd function {custom}" if custom else "the inner loss"
         return f"{site}{f', through {custom},' if custom else ''}"
 
-    def _fails(self, loss: Loss) -> bool:
+    def _fails(self, loss: LossOfParams) -> bool:
         try:
             return self._is_wrong(loss, self._learned)
         except (_NoDerivativeError, _NoSecondDerivativeError):
             return True
 
-    def _part(self, site: str) -> Loss:
+    def _part(self, site: str) -> LossOfParams:
         """One site's value or density as a scalar function of the parameters."""
 
         def part(values: Mapping[str, Tensor]) -> Tensor:
