@@ -16,6 +16,8 @@ _TENSOR = object()
 def over_rows(function: Callable[..., Any], *given: Any) -> Any:
     """A function of one row's tensors, on all rows; what else it takes and returns is the same for all.
 
+    ``vmap`` lets a function return tensors only, so anything else is put aside as it runs, and put back in its place.
+
     Args:
         function: takes and returns tuples, lists and dictionaries of tensors and of anything else.
         given: its arguments, in which each tensor has a leading dimension of rows.

@@ -67,7 +67,7 @@ class OuterOptimizer:
         if not self._leaves:
             raise ValueError("there is nothing to learn: the model and the guide have no parameter that requires grad")
         own_lr = {} if outer_lr is None else {"lr": outer_lr}
-        groups: list[tuple[list[str], ParamGroup]] = []
+        groups: list[tuple[list[str], ParamGroup]] = []  # neighbours of the same options; the rule's apart
         for name in self._leaves:
             options = {**_options(optim, name), **(own_lr if name in learned else {})}
             if not groups or groups[-1][1] != options or next(iter(learned), None) == name:

@@ -191,7 +191,7 @@ class _Recurrence(_Batched):
         *of_states, of_gates = grads
         fed = weight.shape[-1]
         sources = [torch.zeros_like(s) if g is None else g for s, g in zip(after, of_states, strict=True)]
-        if of_gates is not None:
+        if of_gates is not None:  # the gates are an output too: those at t + 1 depend on the state at t, through W
             through = _times(of_gates[:, 1:, :, :fed], weight.mT)
             sources[0] = sources[0] + torch.cat([through, torch.zeros_like(sources[0][:, :1])], 1)
         before = _before(after, start)

@@ -61,7 +61,7 @@ def recurrent(
         dropped: dropout of a tensor with a probability.
         layer: computes a layer: its output, and the parts of the state after the last step.
     """
-    if isinstance(args[3], bool):
+    if isinstance(args[3], bool):  # torch's form for padded data; in that for packed data the weights are fourth
         data, start, weights, has_biases, layers, p, training, bidirectional, batch_first = args
         batch_sizes = None
     else:

@@ -153,7 +153,12 @@ class _Proof:
         return all(self._differs(loss, moved, attempt) for attempt in range(_TRIES))
 
     def _differs(self, loss: LossOfParams, moved: Sequence[str], attempt: int) -> bool:
-        """Whether the two differ along random directions, by more than rounding and kinks explain."""
+        """Whether the two differ along random directions, by more than rounding and kinks explain.
+
+        The gradient, weighed by random numbers, is a scalar; its derivative along ``way`` is compared. Where second
+        differences (``bends``) are about as large as what it is off by, the loss has a kink there or curves too much to
+        tell, so that another step size is tried; where none tells, nothing is held against the program.
+        """
         torch.manual_seed(_SEED + attempt)
         way = {name: torch.randn_like(self._start[name]) * _size(self._start[name]) for name in moved}
         here = self._at({}, 0.0)

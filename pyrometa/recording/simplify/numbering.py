@@ -60,7 +60,11 @@ class Numbering:
                 self.known[new[node]] = known_of_tensor(value, constant=node.op == "get_attr")
 
     def _call(self, target: Any, args: Any, kwargs: Any) -> Node:
-        """The node of an operation's result, found or made."""
+        """The node of an operation's result, found or made.
+
+        In this order: another form of the operation that is cheaper; a node that was made of the same operation; one
+        that holds the same values anyway; a constant; and only then a new node.
+        """
         other = cheaper(target, self.known, args, kwargs)
         if other is not None:
             return self._call(*other, {})

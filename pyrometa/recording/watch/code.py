@@ -12,7 +12,7 @@ import operator
 import string
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,33 +57,33 @@ class Names:
 @functools.lru_cache(maxsize=4096)
 def names_of(code: types.CodeType) -> Names:
     """What a code object names."""
-    chains: dict[tuple[str, ...], None] = {}
-    imports: list[str] = []
     words = {*code.co_names, *(word for word in _strings(code.co_consts) if word.isidentifier())}
-    chain: tuple[str, ...] = ()
     steps = list(dis.get_instructions(code))
     dynamic = not _DYNAMIC.isdisjoint(words) or any(_looks_up(steps, i) for i in range(len(steps)))
     if not _CLASSES.isdisjoint(words):
         words |= CONSTRUCTION
+    within = [names_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    chains = (*_chains(steps), *(chain for names in within for chain in names.chains))
+    imported = (step.argval for step in steps if step.opname == "IMPORT_NAME")
+    imports = (*imported, *(name for names in within for name in names.imports))
+    return Names(
+        tuple(dict.fromkeys(chains)),
+        tuple(dict.fromkeys(imports)),
+        frozenset(words).union(*(names.words for names in within)),
+        dynamic or any(names.dynamic for names in within),
+    )
+
+
+def _chains(steps: Iterable[dis.Instruction]) -> Iterator[tuple[str, ...]]:
+    """Each global that is read, with the attributes that are read off it at once."""
+    chain: tuple[str, ...] = ()
     for step in steps:
         if chain and step.opname in _ATTRIBUTE:
             chain = (*chain, step.argval)
-            continue
-        if step.opname in _BETWEEN:
-            continue
-        if chain:
-            chains[chain] = None
-        chain = (step.argval,) if step.opname in _GLOBAL else ()
-        if step.opname == "IMPORT_NAME":
-            imports.append(step.argval)
-    for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            found = names_of(inner)
-            chains.update(dict.fromkeys(found.chains))
-            imports.extend(found.imports)
-            words |= found.words
-            dynamic = dynamic or found.dynamic
-    return Names(tuple(chains), tuple(dict.fromkeys(imports)), frozenset(words), dynamic)
+        elif step.opname not in _BETWEEN:
+            if chain:
+                yield chain
+            chain = (step.argval,) if step.opname in _GLOBAL else ()
 
 
 def named_by(value: Any) -> tuple[frozenset[str], bool]:

@@ -182,6 +182,7 @@ def _object(value: Any, path: str) -> ByParts | ByCopy | None:
 
 def _has_more(kind: type) -> bool:
     """Whether compiled code keeps more in objects of this class than a dictionary, slots and weak references."""
+    # what is left of an object's size without its header, slots, dictionary and list of weak references
     words = kind.__basicsize__ - object.__basicsize__ - tuple.__itemsize__ * (len(slots(kind)) + 2)
     return bool(kind.__itemsize__) or words > 0 or not any(base.__flags__ & _HEAP for base in kind.__mro__[:-1])
 
