@@ -110,16 +110,14 @@ class TaskBatch:
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """A slice of the tasks."""
-        *ahead, last = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         parts = (self.index[tasks], self.support[tasks], self.query[tasks])
-        return TaskBatch(*parts, tuple(ahead), last, self.unpadded[tasks])
+        return TaskBatch(*parts, *self._noise(tasks), self.unpadded[tasks])
 
     def chosen(self, rows: list[int]) -> TaskBatch:
         """The tasks at these positions of the batch, in this order."""
-        support, query = self.support[rows], self.query[rows]
-        *ahead, last = (tuple(draw[rows] for draw in draws) for draws in (*self.support_noise, self.query_noise))
+        parts = (tuple(self.index[row] for row in rows), self.support[rows], self.query[rows])
         unpadded = tuple(self.unpadded[row] for row in rows) if self.unpadded else ()
-        return TaskBatch(tuple(self.index[row] for row in rows), support, query, tuple(ahead), last, unpadded)
+        return TaskBatch(*parts, *self._noise(rows), unpadded)
 
     def chunks(self, size: int | None) -> Iterator[TaskBatch]:
         """At most ``size`` tasks at a time; None for all at once."""
@@ -134,8 +132,12 @@ class TaskBatch:
             yield from self.unpadded
             return
         for row, index in enumerate(self.index):
-            *ahead, last = (tuple(draw[row] for draw in draws) for draws in (*self.support_noise, self.query_noise))
-            yield TaskData(index, self.support[row], self.query[row], tuple(ahead), last)
+            yield TaskData(index, self.support[row], self.query[row], *self._noise(row))
+
+    def _noise(self, tasks: int | slice | list[int]) -> tuple[tuple[StepNoise, ...], StepNoise]:
+        """The support noise and the query noise of one task, or of some."""
+        *support, query = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
+        return tuple(support), query
 
 
 class Slotted(Protocol):

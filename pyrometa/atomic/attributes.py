@@ -1,4 +1,4 @@
-"""What modules hold as attributes, to put it back."""
+"""Put back what modules hold as attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks side by side, where a program may turn out not to run so."""
+"""Run tasks side by side where a program may turn out not to run so, with one kind of error for all reasons."""
 
 from __future__ import annotations
 

@@ -89,10 +89,10 @@ class BatchFunction:
             for values in (self.problem.leaves, self.problem.learned)
         )
         support, query = (_replaced(data, given) for data in (batch.support, batch.query))
-        *ahead, last = (_unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
+        *support_noise, query_noise = (_unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
         return (
             replace(self.problem, leaves=leaves, learned=learned),
-            replace(batch, support=support, query=query, support_noise=tuple(ahead), query_noise=last),
+            replace(batch, support=support, query=query, support_noise=tuple(support_noise), query_noise=query_noise),
         )
 
 

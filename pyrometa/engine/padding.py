@@ -77,8 +77,8 @@ def stacked(
     query = _stacked([task.query for task in tasks], sizes[1], plates, have_rows[1])
     first_support, first_query = (replace(data[0], rows=None) for data in (support, query))
     try:
-        ahead = [draw.shape for draw in program.tape(first_support)]
-        last = [draw.shape for draw in program.tape(first_query, first_support)]
+        support_draws = [draw.shape for draw in program.tape(first_support)]
+        query_draws = [draw.shape for draw in program.tape(first_query, first_support)]
     except Exception as error:  # whatever the program raises is the reason
         raise NotPaddableError(f"on rows that are repeated the program fails, {reason(error)}") from error
     steps = range(len(tasks[0].support_noise))
@@ -86,8 +86,8 @@ def stacked(
         tuple(task.index for task in tasks),
         support,
         query,
-        tuple(_noise([task.support_noise[k] for task in tasks], ahead, missing_noise) for k in steps),
-        _noise([task.query_noise for task in tasks], last, missing_noise),
+        tuple(_noise([task.support_noise[k] for task in tasks], support_draws, missing_noise) for k in steps),
+        _noise([task.query_noise for task in tasks], query_draws, missing_noise),
         tuple(tasks),
     )
 

@@ -117,7 +117,7 @@ class Runner:
         if result is not None:
             return result
         try:
-            return _side_by_side(problem, batch, function, plan)
+            return _attempted(problem, batch, function, plan)
         except NonFiniteError as error:
             task = next(t for t in batch.tasks() if t.index == error.task)
             function(TaskPath(problem, task, function.order, function.unrolled_steps))  # raises, and says more
@@ -143,7 +143,7 @@ class Runner:
         if plan is None:
             return None
         try:
-            return _side_by_side(problem, batch, function, plan)
+            return _attempted(problem, batch, function, plan)
         except NonFiniteError as error:
             reason = told(problem.program, error)
         except SideBySideError as error:
@@ -173,5 +173,5 @@ class Runners:
         return [line for runner in self._made.values() for line in runner.recordings()]
 
 
-def _side_by_side(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
+def _attempted(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
     return attempt(function, BatchPath(problem, batch, function.order, plan, function.unrolled_steps))

@@ -105,7 +105,7 @@ def _difference(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: 
     by_task = [_loss_and_grads(TaskPath(problem, task, order)) for task in tasks.tasks()]
     draws_its_own = not torch.equal(before, torch.get_rng_state())
     expected = [torch.stack(parts).sum(0) for parts in zip(*by_task, strict=True)]
-    found = _side_by_side(BatchPath(problem, tasks, order, plan))
+    found = _vectorized_loss_and_grads(BatchPath(problem, tasks, order, plan))
     if not all_finite(expected):
         raise UnprovedError("the reference is not finite")
     if draws_its_own:
@@ -116,7 +116,7 @@ def _difference(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: 
     return told(problem.program, _DIFFERS)
 
 
-def _side_by_side(path: BatchPath) -> list[Tensor]:
+def _vectorized_loss_and_grads(path: BatchPath) -> list[Tensor]:
     program = path.problem.program
     try:
         return attempt(_loss_and_grads, path, thorough=True)

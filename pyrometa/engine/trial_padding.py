@@ -75,10 +75,10 @@ def _fewest(size: int) -> int:
 
 def _with_noise_of(program: Program, task: TaskData) -> TaskData:
     """A task of fewer rows with the leading blocks of its noise."""
-    ahead = [draw.shape for draw in program.tape(task.support)]
-    last = [draw.shape for draw in program.tape(task.query, task.support)]
-    noise = tuple(_leading(draws, ahead) for draws in task.support_noise)
-    return replace(task, support_noise=noise, query_noise=_leading(task.query_noise, last))
+    support_draws = [draw.shape for draw in program.tape(task.support)]
+    query_draws = [draw.shape for draw in program.tape(task.query, task.support)]
+    noise = tuple(_leading(draws, support_draws) for draws in task.support_noise)
+    return replace(task, support_noise=noise, query_noise=_leading(task.query_noise, query_draws))
 
 
 def _leading(draws: StepNoise, shapes: Sequence[tuple[int, ...]]) -> StepNoise:

@@ -28,7 +28,7 @@ class Momentum:
     Args:
         lr: the rate, or a mapping of name patterns to rates, as in :class:`~pyrometa.SGD`.
         momentum: the velocity's decay :math:`\mu` in [0, 1).
-        nesterov: look ahead.
+        nesterov: look ahead, which is the second form above.
         learn: which rates are learned, as in :class:`~pyrometa.SGD`.
         outer_lr: outer step size of the learned rates; None takes the optimiser's own.
 

@@ -27,6 +27,6 @@ def with_noise(
     support_noise = draw_noise([tape(support[0]) for _, support, _ in groups], positions, different)
     query_noise = draw_noise([tape(query[0], support[0]) for _, support, query in groups], positions, 1)
     return [
-        TaskBatch(*group, ahead * repeats, last)
-        for group, ahead, (last,) in zip(groups, support_noise, query_noise, strict=True)
+        TaskBatch(*group, of_support * repeats, of_query)
+        for group, of_support, (of_query,) in zip(groups, support_noise, query_noise, strict=True)
     ]

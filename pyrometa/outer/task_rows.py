@@ -16,7 +16,7 @@ class TaskRows:
     """What a run's loss is differentiated by, end to end: one row a task.
 
     Attributes:
-        variables: each with a leading task dimension, or the one task's without.
+        variables: tensors with a leading task dimension each; those of a single task may be without.
         tasks: number of tasks.
     """
 

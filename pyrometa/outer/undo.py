@@ -1,4 +1,4 @@
-"""What an update of the outer optimiser changes, to put it back."""
+"""Put back what an update of the outer optimiser has changed."""
 
 from __future__ import annotations
 

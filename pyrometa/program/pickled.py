@@ -1,4 +1,4 @@
-"""What of a program goes into a pickle, and how it comes out again."""
+"""What part of a program goes into a pickle, and how it comes out again."""
 
 from __future__ import annotations
 
