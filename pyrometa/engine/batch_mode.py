@@ -1,4 +1,4 @@
-"""What a program's functions of tensors do while tasks run side by side."""
+"""The function mode that tasks run under side by side: it answers draws, and calls of linear layers held as factors."""
 
 from __future__ import annotations
 

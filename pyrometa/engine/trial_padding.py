@@ -139,7 +139,7 @@ class _Rows:
         return self._changed(data, change)
 
     def _choice(self, *shape: int) -> tuple[Tensor, Tensor]:
-        """Which rows, and how much smaller; the same for all tensors."""
+        """Which rows to take, and the number to multiply each by; the same for all tensors."""
         chosen, scale = (torch.rand(shape, generator=self.generator, dtype=torch.float64) for _ in range(2))
         return (chosen * self.count).long(), 0.5 + 0.4 * scale
 

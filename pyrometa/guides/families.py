@@ -130,7 +130,7 @@ _FAMILIES: dict[str, Callable[[int, int], Posterior]] = {
 
 
 def posterior_of(family: Family) -> Callable[[int, int], Posterior]:
-    """What makes the posteriors of a family.
+    """A function that makes posteriors of a family, as ``Family`` has it.
 
     Raises:
         ValueError: an unknown name.

@@ -1,4 +1,4 @@
-"""What a MetaSVI is before first data."""
+"""The state of a MetaSVI before first data: what the user gave."""
 
 from __future__ import annotations
 

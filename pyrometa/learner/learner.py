@@ -1,4 +1,4 @@
-"""What a MetaSVI is from first data on: the program, what adapts, what is learned, and by which optimiser."""
+"""The state of a MetaSVI from first data on: the program, what adapts, what is learned, and by which optimiser."""
 
 from __future__ import annotations
 

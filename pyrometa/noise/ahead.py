@@ -57,7 +57,7 @@ def _largest(draws: Sequence[Draw]) -> Draw:
 
 
 def _read(common: Sequence[Tensor], tape: Tape, rows: Sequence[int], steps: int) -> tuple[tuple[Tensor, ...], ...]:
-    """What a group reads of the common draws: for each step, its tasks' rows of each draw of its tape."""
+    """The part of the common draws that a group reads: for each step, its tasks' rows of each draw of its tape."""
     draws = [_part(drawn, rows, draw).unbind(1) for drawn, draw in zip(common, tape, strict=True)]
     return tuple(zip(*draws, strict=True)) if draws else ((),) * steps
 

@@ -1,4 +1,4 @@
-"""What a program draws: its draws of standard noise, in order."""
+"""The draws that a program makes of standard noise, in order."""
 
 from __future__ import annotations
 

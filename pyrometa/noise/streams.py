@@ -65,7 +65,7 @@ def drawn_for_each_task(name: str, given: Sequence[Tensor], seed: Tensor) -> Ten
         given: its parameters.
         seed: shape ``()``.
     """
-    from pyrometa.noise.drawn import drawn
+    from pyrometa.noise.stream_operator import drawn
 
     return drawn(name, list(given), seed)
 

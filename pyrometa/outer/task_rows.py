@@ -13,7 +13,7 @@ from pyrometa.types import Params
 
 @dataclass(frozen=True)
 class TaskRows:
-    """What a run's loss is differentiated by, end to end: one row a task.
+    """The tensors that the loss of a path is differentiated by, end to end: one row a task.
 
     Attributes:
         variables: tensors with a leading task dimension each; those of a single task may be without.

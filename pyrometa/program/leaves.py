@@ -44,7 +44,7 @@ class Leaf:
         return self.tensor.requires_grad
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """From a pickle: that a leaf has no constraint is known by identity."""
+        """Restore a pickled leaf; without a constraint it gets ``constraints.real`` itself, by which that is known."""
         unconstrained = isinstance(state["constraint"], type(constraints.real))
         vars(self).update(state, **({"constraint": constraints.real} if unconstrained else {}))
 

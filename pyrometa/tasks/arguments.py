@@ -250,6 +250,6 @@ def _check_alike(name: str, tasks: Sequence[Data]) -> None:
 
 
 def _kind(task: Data) -> bool | None:
-    """Of a task that is a single tensor, whether it is of floating point."""
+    """Whether a task that is a single tensor is of floating point; None for other tasks."""
     (arg, *more) = task.args
     return arg.is_floating_point() if isinstance(arg, Tensor) and not more else None

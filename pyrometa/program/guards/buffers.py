@@ -16,7 +16,7 @@ from pyrometa.internals import InverseTransform, NormBase
 
 
 class Buffers:
-    """What the buffers of some modules were, each module from when it was first seen."""
+    """The buffers of some modules as they were, each copied when it was first seen."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, str], tuple[nn.Module, str, Tensor, Tensor]] = {}

@@ -8,7 +8,7 @@ from pyrometa.program.findings import Look
 
 
 class Guarded:
-    """In which modes the guards have let a program pass, with what it showed in each.
+    """The modes in which the guards have let a program pass, with what it showed in each.
 
     Args:
         look: what it showed on first data.

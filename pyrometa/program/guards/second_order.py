@@ -57,7 +57,7 @@ class _Precision:
     tolerance: float
 
     def mode(self) -> AbstractContextManager[Any]:
-        """What the program runs under."""
+        """The function mode that the program runs under."""
         return Promoted() if self.double else TwiceDifferentiable()
 
 

@@ -39,7 +39,7 @@ def cheaper(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) -
 
 
 def _number(known: KnownValues, value: Node) -> float | None:
-    """What a constant is full of, where arithmetic with the number rounds as with the tensor."""
+    """The number that all elements of a constant are; of floating point only, where arithmetic with it rounds alike."""
     constant = known[value].constant
     if constant is None or not constant.is_floating_point() or not constant.numel():
         return None

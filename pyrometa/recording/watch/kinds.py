@@ -74,7 +74,7 @@ def _code(value: types.CodeType, path: str) -> None:
 
 
 def _logger(value: logging.Logger, path: str) -> ByCopy:
-    """What decides whether a message is logged, which code may ask before it does something else."""
+    """A logger, by what decides whether a message is logged: code may ask that before it does something else."""
     return ByCopy(lambda v: (v.level, v.getEffectiveLevel(), v.disabled, v.propagate, v.manager.disable), id(value))
 
 

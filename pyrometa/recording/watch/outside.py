@@ -83,7 +83,7 @@ def refuse(path: str, what: str) -> NoReturn:
 
 
 def outside(value: Any) -> str | None:
-    """What of the world a value stands for, or None: a clock, a file, the environment, a random generator."""
+    """The part of the outside world that a value stands for, or None: a clock, a file, a random generator, ..."""
     if isinstance(value, _GENERATORS):
         return f"{_RANDOM} ({type(value).__module__}.{type(value).__name__})"
     if isinstance(value, type(os.environ)):
@@ -105,7 +105,7 @@ def _outside_bound(method: types.BuiltinMethodType) -> str | None:
 
 
 def outside_by_name(words: Collection[str]) -> str | None:
-    """What of the world code reads by the names in it, or None: the globals of a frame, the level of a logger."""
+    """The part of the outside world that code reads by a name, or None: a frame's globals, a logger's level."""
     frame = next((name for name in _FRAMES if name in words), None)
     if frame is not None:
         return f"{_CODE} ({frame})"

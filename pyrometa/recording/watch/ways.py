@@ -20,7 +20,7 @@ NamedParts = Callable[[Any], list[tuple[str, Any]]]
 
 @dataclass(frozen=True)
 class ByParts:
-    """To watch a value that is what its parts are, each of which is watched in turn.
+    """A way to watch a value: by its parts, each of which is watched in turn.
 
     Attributes:
         named: the parts, by name.
@@ -37,7 +37,7 @@ class ByParts:
 
 @dataclass(frozen=True)
 class ByCopy:
-    """To watch a value by a copy of what it holds.
+    """A way to watch a value: by a copy of what it holds.
 
     Attributes:
         copied: the copy.
