@@ -23,7 +23,7 @@ class Unwrapped:
     Attributes:
         guide: the guide itself.
         inner: the rule of its wrapper, or what the user gave.
-        meta_gradient: the order of its wrapper, or what the user gave.
+        meta_gradient: what the user gave, else one of the order of its wrapper.
         wrapper: the name of a wrapper that can't do with unused parameters.
     """
 
@@ -53,7 +53,7 @@ class Unwrapped:
 
 
 def unwrapped(guide: Callable[..., Any], inner: InnerRule | None, meta_gradient: MetaGradient | None) -> Unwrapped:
-    """Read guide, rule and order from a learn2learn wrapper; anything else passes through.
+    """Read guide, rule and meta-gradient from a learn2learn wrapper; anything else passes through.
 
     ``MAML`` is SGD, and so is ``GBML`` where it transforms nothing. The rates of a ``MetaSGD`` and the transforms of
     a ``GBML`` or a ``LearnableOptimizer`` are the user's own tensors, which MetaSVI learns in place. The wrapper's
