@@ -14,9 +14,9 @@ from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
+from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
 from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection
-from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
 from pyrometa.types import Data, Params, TaskBatch
 
 

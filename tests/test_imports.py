@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrometa"
 
 GROUND = {"types", "errors", "nest", "internals"}
 BELOW_PROGRAM = GROUND | {"rewrites", "explain", "atomic", "recording", "noise", "elbos"}
-CORE = BELOW_PROGRAM | {"program", "inner", "engine", "outer", "tasks"}
+CORE = BELOW_PROGRAM | {"program", "inner", "engine", "outer"}
 
 # For each part what it may import at the top of a module, and what else inside a function.
 # The row with the longest matching name counts. "" is the package's own __init__.
@@ -47,7 +47,7 @@ TABLE = {
     "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
-    "": (CORE | {"metasvi", "algorithms", "models", "guides", "scores", "diagnostics"}, set()),
+    "": (CORE | {"metasvi", "algorithms", "models", "guides", "scores", "diagnostics", "tasks"}, set()),
     "demo": ({"", "models", "tasks"}, {"plots"}),
     "cli": ({"", "demo"}, set()),
 }
@@ -242,7 +242,7 @@ def test_the_contributors_table_says_the_same():
             "imports pyrometa.engine",
         ),
         ("program/loss.py", "import pyrometa.engine.loop", "imports pyrometa.engine.loop, not in the row"),
-        ("tasks/arguments.py", "from pyrometa.models import vae", "imports pyrometa.models.vae, not in the row"),
+        ("tasks/digits.py", "from pyrometa.models import vae", "imports pyrometa.models.vae, not in the row"),
         ("models/vae.py", "from .. import metasvi", "imports pyrometa.metasvi, not in the row"),
         ("guides/flow.py", "from pyrometa.inner import SGD", "imports pyrometa.inner.SGD, not in the row"),
         ("metasvi.py", "from pyrometa.interop import learn2learn", "imports pyrometa.interop.learn2learn"),

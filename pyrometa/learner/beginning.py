@@ -11,6 +11,7 @@ from pyrometa.engine.problem import by_public_name
 from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import InnerRule
+from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
 from pyrometa.learner.learner import Guard, Learner, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.outer.optimizer import check_optim
@@ -19,7 +20,6 @@ from pyrometa.program.given import Given
 from pyrometa.program.guards.arguments import check_call, check_list
 from pyrometa.program.program import Program
 from pyrometa.program.selection import Selection, select
-from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
 from pyrometa.types import Data, Params
 
 
@@ -60,7 +60,7 @@ class Beginning:
 
         Raises:
             TypeError: a list that may as well be the model's arguments.
-            TypeError, ValueError: as of :func:`pyrometa.tasks.arguments.read_tasks`.
+            TypeError, ValueError: as of :func:`pyrometa.learner.arguments.read_tasks`.
         """
         check_list(self.program.model, name, given)
         return read_tasks(name, given, kwargs)

@@ -13,6 +13,7 @@ from pyrometa.engine import Problem
 from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, InnerRule
+from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.discovery import look_again
@@ -22,7 +23,6 @@ from pyrometa.program.guards.local_rows import check_rows
 from pyrometa.program.guards.reach import check_reach
 from pyrometa.program.pickled import own
 from pyrometa.program.program import Program
-from pyrometa.tasks.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.types import Data, Params, TaskBatch
 
 Guard: TypeAlias = Callable[[Program, Data, Sequence[str]], None]
@@ -56,7 +56,7 @@ class Learner:
         return self
 
     def read(self, name: str, given: Argument, kwargs: Kwargs) -> GivenTasks:
-        """The tasks of an argument; errors as of :func:`pyrometa.tasks.arguments.read_tasks`."""
+        """The tasks of an argument; errors as of :func:`pyrometa.learner.arguments.read_tasks`."""
         return read_tasks(name, given, kwargs)
 
     def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
