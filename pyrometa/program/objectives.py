@@ -8,7 +8,7 @@ from typing import TypeAlias
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
-from pyrometa import elbos as estimators
+from pyrometa import elbos
 
 Objective: TypeAlias = Callable[..., Tensor]
 
@@ -26,8 +26,8 @@ def function_of(loss: ELBO | Objective, name: str = "loss") -> Objective:
     if isinstance(loss, ELBO):
         if hasattr(loss, "differentiable_loss"):
             return loss.differentiable_loss
-        if estimators.refusal(loss) is None:
-            return estimators.loss_of(loss)
+        if elbos.refusal(loss) is None:
+            return elbos.loss_of(loss)
         raise TypeError(
             f"{name}: {type(loss).__name__} has no differentiable_loss, which meta-gradients need; "
             "use Trace_ELBO, TraceMeanField_ELBO, TraceEnum_ELBO or RenyiELBO"
@@ -39,4 +39,4 @@ def function_of(loss: ELBO | Objective, name: str = "loss") -> Objective:
 
 def batchable(loss: ELBO | Objective) -> Objective:
     """The same function in a form that ``vmap`` can batch."""
-    return estimators.traced(loss) if isinstance(loss, ELBO) else loss
+    return elbos.traced(loss) if isinstance(loss, ELBO) else loss

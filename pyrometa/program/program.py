@@ -11,8 +11,7 @@ import pyro
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
-from pyrometa import elbos as estimators
-from pyrometa import nest
+from pyrometa import elbos, nest
 from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.draws import Tape
 from pyrometa.noise.replay import ReplayNoise
@@ -149,7 +148,7 @@ class Program:
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""
-        return estimators.refusal(self.elbo) or estimators.refusal(self.found.score)
+        return elbos.refusal(self.elbo) or elbos.refusal(self.found.score)
 
     def tape(self, data: Data, support: Data | None = None) -> Tape:
         """The draws of one evaluation on data of this shape, recorded on first sight of it and of the mode.
