@@ -19,6 +19,7 @@ from pyrometa.engine import Engine
 from pyrometa.errors import LoopWarning, NonFiniteError, NotInitializedError, ReachError, UnsupportedProgramError
 from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimizer, Momentum, Preconditioned, ProximalSGD
 from pyrometa.metasvi import MetaSVI
+from pyrometa.noise.options import Noise
 from pyrometa.outer import Displacement, Implicit, Unrolled
 from pyrometa.program.adapted import AdaptedGuide
 from pyrometa.scores import PredictiveLoss
@@ -43,6 +44,7 @@ __all__ = [
     "LoopWarning",
     "MetaSVI",
     "Momentum",
+    "Noise",
     "NonFiniteError",
     "NotInitializedError",
     "Preconditioned",

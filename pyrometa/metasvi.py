@@ -15,8 +15,9 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, InnerRule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
+from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
-from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection
+from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection, checked_noise
 from pyrometa.types import Data, Params, TaskBatch
 
 
@@ -27,8 +28,7 @@ class MetaSVI:
         \min_{\phi_0, \theta} \; \frac{1}{B} \sum_{t=1}^{B} \text{score}(\phi_K^{(t)}, \theta; Q_t),
         \qquad \phi_{k+1}^{(t)} = \text{inner}(\phi_k^{(t)}, \nabla \text{loss}(\phi_k^{(t)}, \theta; S_t))
 
-    with :math:`\phi` what adapts, :math:`\theta` what does not, and :math:`S_t, Q_t` the support and query sets
-    of task :math:`t`.
+    with :math:`\phi` what adapts, :math:`\theta` what does not, and :math:`S_t, Q_t` a task's support and query sets.
 
     In every method a tuple is the model's positional arguments, and a tensor, dictionary, dataclass or named tuple is
     the single one; arguments may be nests of these and of lists. Each tensor in them has a leading task dimension, and
@@ -54,6 +54,7 @@ class MetaSVI:
         reduction: ``"sum"`` as SVI, or ``"mean"`` to divide each task's loss by the rows of its first tensor.
         score: another query objective than the loss, in the loss's form, to be minimised.
         engine: how tasks are run.
+        noise: the points at which an ELBO takes its particles' noise. Default ``Noise()``, random ones.
 
     Raises:
         TypeError: an argument of the wrong kind; the message says what to give.
@@ -94,6 +95,7 @@ class MetaSVI:
         reduction: Reduction = "sum",
         score: ELBO | Objective | None = None,
         engine: Engine | None = None,
+        noise: Noise | None = None,
     ) -> None:
         from pyrometa.interop.learn2learn import unwrapped
 
@@ -106,6 +108,7 @@ class MetaSVI:
         self.inner: InnerRule = SGD() if own.inner is None else own.inner
         self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
+        self.noise = checked_noise(noise, loss, score)
         self._runners = Runners()
 
     @property
@@ -189,8 +192,7 @@ class MetaSVI:
     ) -> Tensor:
         """Query loss of each task after several numbers of inner steps, on one noise for all of them.
 
-        The noise of all steps is drawn at once: to compare two starts on the same noise, seed before each call and ask
-        both for the same largest number of steps.
+        To compare two starts on one noise, seed before each call and ask both for the same largest number of steps.
 
         Args:
             support: what each task adapts to.
@@ -232,7 +234,7 @@ class MetaSVI:
     def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
         steps = self.steps if steps is None else step_count("steps", steps)
         learner = self._ready(supports[0])
-        tasks = learner.tasks(supports, supports, steps, self.meta_gradient)
+        tasks = learner.tasks(supports, supports, steps, self.meta_gradient, self.noise)
         with naming_lines(learner.program):
             fast = self._runner.adapted(learner.problem(self.inner, steps), tasks)
         return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, supports, strict=True)]
@@ -253,9 +255,7 @@ class MetaSVI:
 
     @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """All that the outer loop learns: the user's own leaves, unconstrained, and the rule's.
-
-        A leaf that is frozen or set free later (``requires_grad``) goes and comes.
+        """All that the outer loop learns: the user's own leaves that are not frozen, unconstrained, and the rule's.
 
         Raises:
             NotInitializedError: before first data; call :meth:`init`.
@@ -287,10 +287,10 @@ class MetaSVI:
         self, support: Argument, query: Argument | None, kwargs: Kwargs, steps: int
     ) -> tuple[Problem, list[TaskBatch]]:
         """What the arguments ask for: the adaptation, and the meta-batch with its noise."""
-        supports, queries = read_pairs(self._state.read, support, query, kwargs)
-        learner = self._ready(supports[0])
-        learner.check_rows(supports, queries)
-        return learner.problem(self.inner, steps), learner.tasks(supports, queries, steps, self.meta_gradient)
+        pairs = read_pairs(self._state.read, support, query, kwargs)
+        learner = self._ready(pairs[0][0])
+        learner.check_rows(*pairs)
+        return learner.problem(self.inner, steps), learner.tasks(*pairs, steps, self.meta_gradient, self.noise)
 
     def _ready(self, support: Data) -> Learner:
         """The learner, made on first data; a task of other ranks than those is refused."""

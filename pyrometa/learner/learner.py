@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, InnerRule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
+from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import MetaGradient, OuterOptimizer
 from pyrometa.program.discovery import look_again
@@ -97,11 +99,13 @@ class Learner:
             check_rows(self.program.found.local_sites, supports, queries)
 
     def tasks(
-        self, supports: GivenTasks, queries: GivenTasks, steps: int, meta_gradient: MetaGradient
+        self, supports: GivenTasks, queries: GivenTasks, steps: int, meta_gradient: MetaGradient, noise: Noise
     ) -> list[TaskBatch]:
         """The tasks of one shape side by side, with the noise of all their evaluations."""
         groups = by_shape(supports, queries)
-        return with_noise(groups, self.program.tape, steps, one_noise=meta_gradient.one_noise)
+        points = partial(self.program.points, noise.points)
+        one_noise = noise.shared or meta_gradient.one_noise
+        return with_noise(groups, self.program.tape, points, steps, one_noise=one_noise)
 
     def parameters(self) -> Params:
         """All that the outer loop learns by public name, what was frozen since first data too."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pyrometa.noise.draws import Draw, Tape
+from pyrometa.noise.points import Points
 
 
 def draw_noise(
-    tapes: Sequence[Tape], tasks: Sequence[Sequence[int]], steps: int
+    tapes: Sequence[Tape], tasks: Sequence[Sequence[int]], steps: int, points: Sequence[Points] | None = None
 ) -> list[tuple[tuple[Tensor, ...], ...]]:
     """Draw the noise of a meta-batch.
 
@@ -23,35 +24,38 @@ def draw_noise(
         tapes: one tape for each group of tasks of one shape.
         tasks: positions of each group's tasks in the meta-batch.
         steps: evaluations of the loss that each task makes.
+        points: for each tape, how its draws hang together; None where all are independent.
 
     Returns:
         For each group and step, one tensor a draw of shape ``(tasks, *draw.shape)``.
     """
     noise: dict[int, tuple[tuple[Tensor, ...], ...]] = {}
-    for groups in _alike(tapes):
+    points = points or [Points()] * len(tapes)
+    for groups in _alike(tapes, points):
         positions = sorted(position for i in groups for position in tasks[i])
-        common = _common([tapes[i] for i in groups], len(positions), steps)
+        largest = _largest([tapes[i] for i in groups])
+        common = points[groups[0]].sample(largest, len(positions), steps)
         row = {position: r for r, position in enumerate(positions)}
         for i in groups:
             noise[i] = _read(common, tapes[i], [row[position] for position in tasks[i]], steps)
     return [noise[i] for i in range(len(tapes))]
 
 
-def _alike(tapes: Sequence[Tape]) -> Iterable[list[int]]:
+def _alike(tapes: Sequence[Tape], points: Sequence[Points]) -> Iterable[list[int]]:
     """Groups by their tapes, which are alike if they differ at most in the sizes of their draws."""
     found: dict[Any, list[int]] = {}
-    for i, tape in enumerate(tapes):
-        key = tuple((d.kind, len(d.shape), d.dtype, d.device) for d in tape)
+    for i, (tape, taken) in enumerate(zip(tapes, points, strict=True)):
+        key = (tuple((d.kind, len(d.shape), d.dtype, d.device) for d in tape), taken)
         found.setdefault(key, []).append(i)
     return found.values()
 
 
-def _common(tapes: Sequence[Tape], tasks: int, steps: int) -> list[Tensor]:
-    """The draws of all tasks of tapes that are alike, each as large as any of them needs: ``(tasks, steps, *draw)``."""
-    return [_largest(column).sample(tasks, steps) for column in zip(*tapes, strict=True)]
+def _largest(tapes: Sequence[Tape]) -> Tape:
+    """Of tapes that are alike, one with each draw as large as any of them needs."""
+    return tuple(_largest_draw(column) for column in zip(*tapes, strict=True))
 
 
-def _largest(draws: Sequence[Draw]) -> Draw:
+def _largest_draw(draws: Sequence[Draw]) -> Draw:
     shape = tuple(max(sizes) for sizes in zip(*(d.shape for d in draws), strict=True))
     return Draw(draws[0].kind, shape, draws[0].dtype, draws[0].device)
 

@@ -4,6 +4,7 @@ from pyrometa.program.adapted import AdaptedGuide, AdaptedModel
 from pyrometa.program.given import Given, Reduction
 from pyrometa.program.leaves import Leaf
 from pyrometa.program.objectives import Objective
+from pyrometa.program.particle_draws import checked_noise
 from pyrometa.program.program import Program
 from pyrometa.program.selection import Selection, select
 
@@ -16,5 +17,6 @@ __all__ = [
     "Program",
     "Reduction",
     "Selection",
+    "checked_noise",
     "select",
 ]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from pyrometa import elbos, nest
 from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.draws import Tape
+from pyrometa.noise.options import PointKind
+from pyrometa.noise.points import Points
 from pyrometa.noise.replay import ReplayNoise
 from pyrometa.noise.tapes import Tapes
 from pyrometa.program.findings import Findings
@@ -24,6 +26,7 @@ from pyrometa.program.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.program.leaves import Leaf
 from pyrometa.program.modes import modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
+from pyrometa.program.particle_draws import points_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
 from pyrometa.program.plates import RowPlates, plate_sizes
 from pyrometa.program.store import restore_store, store_under, stored
@@ -50,6 +53,7 @@ class Program:
     found: Findings
     guarded: Guarded
     _tapes: Tapes = field(init=False, default_factory=Tapes)
+    _larger_tapes: Tapes = field(init=False, default_factory=Tapes)
     _row_plates: RowPlates = field(init=False, default_factory=RowPlates)
     _kept: KeptTensors = field(init=False, default_factory=KeptTensors)
 
@@ -155,11 +159,27 @@ class Program:
 
         They are those of :meth:`score` if there is a ``support``, else of :meth:`loss`.
         """
-        objective = function_of(self.found.score if support else self.elbo)
-        training = tuple(module.training for module in self.modules())
-        return self._tapes.recorded(
+        return self._taped(self._tapes, self.found.score if support else self.elbo, data, support)
+
+    def points(self, kind: PointKind, data: Data, support: Data | None = None) -> Points:
+        """How the draws of :meth:`tape` hang together, where particles take theirs from points of this kind.
+
+        Raises:
+            ValueError: the points do not suit the program or the objective.
+        """
+        name, objective = ("score", self.found.score) if support else ("loss", self.elbo)
+
+        def tape(elbo: ELBO) -> Tape:
+            tapes = self._tapes if elbo is objective else self._larger_tapes
+            return self._taped(tapes, elbo, data, support)
+
+        return points_of(kind, objective, name, tape)
+
+    def _taped(self, tapes: Tapes, objective: ELBO | Objective, data: Data, support: Data | None) -> Tape:
+        function, training = function_of(objective), tuple(module.training for module in self.modules())
+        return tapes.recorded(
             (_shapes(data), support and _shapes(support), training),
-            lambda recorder: self._evaluate(objective, {}, data, recorder, support=support),
+            lambda recorder: self._evaluate(function, {}, data, recorder, support=support),
         )
 
     def row_plates(self, data: Data, larger: Data) -> frozenset[str]:
