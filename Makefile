@@ -75,6 +75,7 @@ bench: setup
 	$(RUN) python -m benchmarks.algorithms --json bench/algorithms.json
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 	$(RUN) python -m benchmarks.torch_pieces --json bench/torch_pieces.json
+	$(RUN) python -m benchmarks.noise_points --json bench/noise_points.json
 
 clean:
 	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,7 +33,7 @@ PARTS = {
     "means": lambda name: "loc" in name,
     "scales": lambda name: "scale" in name,
 }
-STEPS, RATE, FIT, SEED = 3, 0.1, 300, 0
+STEPS, FIT, SEED = 3, 300, 0
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     if args.quick:
         args.tasks, args.repeats, args.particles = 2, 4, args.particles[:1]
-    options = {"tasks": args.tasks, "repeats": args.repeats, "steps": STEPS, "rate": RATE}
+    options = {"tasks": args.tasks, "repeats": args.repeats, "steps": STEPS}
     result: dict[str, Any] = {**options, "programs": {}}
     with one_thread():
         for name in args.programs:
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def meta_svi(program: Program, particles: int, noise: pm.Noise, steps: int) -> pm.MetaSVI:
     loss = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
     optim = pyro.optim.Adam({"lr": 0.02})
-    options: dict[str, Any] = {"inner": pm.SGD(RATE), "steps": steps, "reduction": "mean"}
+    options: dict[str, Any] = {"inner": pm.SGD(program.rate), "steps": steps, "reduction": "mean"}
     return pm.MetaSVI(program.model, program.guide, optim, loss, noise=noise, **options)
 
 

@@ -15,11 +15,12 @@ ROWS, COUNTIES, COLUMNS, LATENTS, PIXELS = 16, 5, 5, 4, 12
 
 @dataclass(frozen=True)
 class Program:
-    """A Pyro program and a meta-batch of its tasks."""
+    """A Pyro program, a meta-batch of its tasks, and the rate of inner steps, which its curvature bounds."""
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
     tasks: Any
+    rate: float = 0.1
 
 
 def regression(tasks: int) -> Program:
@@ -97,7 +98,7 @@ def vae(tasks: int) -> Program:
     maps = torch.randn(tasks, LATENTS, PIXELS) / 2
     x = (torch.randn(tasks, ROWS, LATENTS) @ maps).tanh() + 0.3 * torch.randn(tasks, ROWS, PIXELS)
     program = SmallVAE()
-    return Program(program.model, program.guide, x)
+    return Program(program.model, program.guide, x, rate=0.001)
 
 
 PROGRAMS = {"regression": regression, "varying slopes": varying_slopes, "logistic": logistic, "VAE": vae}
