@@ -95,10 +95,10 @@ class SmallVAE(nn.Module):
 
 def vae(tasks: int) -> Program:
     """16 rows of 4 latents, amortised: 64 numbers."""
-    maps = torch.randn(tasks, LATENTS, PIXELS) / 2
+    maps = torch.randn(LATENTS, PIXELS) / 2 + torch.randn(tasks, LATENTS, PIXELS) / 10
     x = (torch.randn(tasks, ROWS, LATENTS) @ maps).tanh() + 0.3 * torch.randn(tasks, ROWS, PIXELS)
     program = SmallVAE()
-    return Program(program.model, program.guide, x, rate=0.001)
+    return Program(program.model, program.guide, x, rate=0.01)
 
 
 PROGRAMS = {"regression": regression, "varying slopes": varying_slopes, "logistic": logistic, "VAE": vae}

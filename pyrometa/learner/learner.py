@@ -101,11 +101,16 @@ class Learner:
     def tasks(
         self, supports: GivenTasks, queries: GivenTasks, steps: int, meta_gradient: MetaGradient, noise: Noise
     ) -> list[TaskBatch]:
-        """The tasks of one shape side by side, with the noise of all their evaluations."""
+        """The tasks of one shape side by side, with the noise of all their evaluations.
+
+        Raises:
+            UnsupportedProgramError, ValueError: the points of the noise do not suit the program.
+        """
         groups = by_shape(supports, queries)
         points = partial(self.program.points, noise.points)
         one_noise = noise.shared or meta_gradient.one_noise
-        return with_noise(groups, self.program.tape, points, steps, one_noise=one_noise)
+        with naming_lines(self.program):
+            return with_noise(groups, self.program.tape, points, steps, one_noise=one_noise)
 
     def parameters(self) -> Params:
         """All that the outer loop learns by public name, what was frozen since first data too."""
