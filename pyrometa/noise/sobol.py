@@ -38,4 +38,4 @@ def scrambled_sobol(count: int, dimensions: int, *leading: int) -> Tensor:
         below = 1 << (_DIGITS - 1 - place)
         column = below + torch.randint(below, (*leading, 1, dimensions))
         points = points ^ column * (net >> (told_apart - 1 - place) & 1)
-    return (points + 0.5) / 2.0**_DIGITS
+    return (points.double() + 0.5) / 2.0**_DIGITS

@@ -203,7 +203,7 @@ def test_implicit(kind):
 def test_meta_gradients_are_unbiased(kind):
     """Within four standard errors of many random draws: one run in 5,000 with other seeds fails by chance.
 
-    That of the mean, in which the loss is nearly linear, varies a tenth as much or less.
+    That of the mean, in which the loss is nearly linear, varies less than a fifth as much.
     """
     x, seeds = data(1).expand(64, 4), 60
 
@@ -216,7 +216,7 @@ def test_meta_gradients_are_unbiased(kind):
     random, points = sample("random"), sample(kind)
     error = ((random.var(0) + points.var(0)) / seeds).sqrt()
     assert ((random.mean(0) - points.mean(0)).abs() < 4 * error).all()
-    assert points.var(0)[0] < 0.1 * random.var(0)[0]
+    assert points.var(0)[0] < 0.2 * random.var(0)[0]
 
 
 def test_what_all_particles_share_stays_random():

@@ -14,6 +14,8 @@ F64, CPU = torch.float64, torch.device("cpu")
 def test_sobol_points_are_nets():
     points = scrambled_sobol(16, 6, 3, 2)
     assert points.shape == (3, 2, 16, 6)
+    assert points.dtype == F64
+    assert (points * 2.0**53 % 2 == 1).all()  # in the middle of cells of 2**-52: never 0, nor 1
     strata = (points * 16).long().sort(2).values
     assert torch.equal(strata, torch.arange(16)[:, None].expand_as(strata))
     for columns in (2, 4, 8):  # in the first two dimensions one point is in each box of this form too
