@@ -39,7 +39,7 @@ class AnswerParams(Messenger):
         named = list(leaves)
         self._leaves = {leaf.name: leaf for leaf in named}
         self._leaves.update((site, leaf) for leaf in named for site in leaf.sites)
-        self._values = values
+        self._values, self._given = values, {id(value) for value in values.values()}
         self._by_value = {id(values[name]): answer for name, answer in (answers or {}).items()}
         self._by_name = {name: _answer(answer, values[name]) for name, answer in (answers or {}).items()}
 
@@ -54,7 +54,7 @@ class AnswerParams(Messenger):
         msg["value"] = self._of_module(msg) if is_local else self._of_leaf(leaf)
         msg["done"] = True
         # SVI that goes on from an adapted guide sees the adapted values and leaves the user's own alone
-        msg["stop"] = not any(msg["value"].unconstrained() is value for value in self._values.values())
+        msg["stop"] = id(msg["value"].unconstrained()) not in self._given
 
     def _of_leaf(self, leaf: Leaf) -> Tensor:
         """The same tensor each time that the program asks."""
