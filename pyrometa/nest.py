@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ def mapped(function: Callable[[Tensor], Tensor], nest: Any) -> Any:
         return function(nest)
     old = _parts(nest)
     new = [mapped(function, part) for part in old]
-    return nest if all(n is o for n, o in zip(new, old, strict=True)) else _rebuilt(nest, new)
+    return nest if all(map(operator.is_, new, old)) else _rebuilt(nest, new)
 
 
 def replaced(nest: Any, given: Iterator[Tensor]) -> Any:
@@ -70,7 +71,7 @@ def replaced(nest: Any, given: Iterator[Tensor]) -> Any:
 def joined(function: Callable[[tuple[Tensor, ...]], Tensor], nests: Sequence[Any]) -> Any:
     """One nest of a function of the tensors that are in the same place of nests of one :func:`layout`."""
     columns = zip(*(tensors(nest) for nest in nests), strict=True)
-    return replaced(nests[0], (function(column) for column in columns))
+    return replaced(nests[0], map(function, columns))
 
 
 def layout(
