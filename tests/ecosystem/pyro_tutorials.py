@@ -5,7 +5,7 @@ from pathlib import Path
 
 from row import Program, Row
 
-sys.path.append(str(Path(__file__).parents[1] / "core"))
+sys.path.append(str(Path(__file__).parents[1] / "cases"))
 
 from tutorial_programs import TUTORIALS
 
