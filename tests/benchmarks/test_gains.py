@@ -1,27 +1,14 @@
 """Plain SVI of many tasks side by side goes as it does task by task, and the inner loop is scored as it is."""
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, TraceMeanField_ELBO
+from pyro.infer import SVI
 from pyro.infer.autoguide import AutoNormal
+from ragged_lines import ELBO, line, lines
 
 import pyrometa as pm
 from benchmarks import gains, plain_svi
-
-
-def line(x, y):
-    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", x.shape[-1], dim=-1):
-        pyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
-
-
-def lines(*sizes):
-    return [(torch.randn(n), torch.randn(n)) for n in sizes]
-
-
-ELBO = TraceMeanField_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=2)
 
 
 def test_the_mean_loss_of_ragged_tasks_is_that_of_each_task_by_itself():

