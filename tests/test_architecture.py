@@ -2,12 +2,11 @@
 
 import builtins
 import importlib
-import importlib.util
 import re
 from pathlib import Path
 
+import import_figure as drawer
 import pytest
-import test_imports
 import torch
 
 from pyrometa import types
@@ -17,14 +16,6 @@ PACKAGE = ROOT / "pyrometa"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STATION = re.compile(r"^\| (\d+) \| `([\w.]+)`[^|]*\| `([\w/.]+)` \| ([^|]+) \| ([^|]+) \|$", re.M)
 STATIONS = STATION.findall(PAGE)
-
-
-def figure():
-    """The module that draws the figure."""
-    spec = importlib.util.spec_from_file_location("import_figure", ROOT / "docs" / "_ext" / "import_figure.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def module_of(file):
@@ -72,7 +63,7 @@ def section(title):
 def test_the_rooms_are_those_of_the_package():
     first = "".join(re.findall(r"^\|([^|]*)\|", section("The rooms"), re.M))
     told = {name for name in re.findall(r"`([\w/]+)`", first) if "/" not in name}
-    assert told == set(figure().relation(PACKAGE)) - {"pyrometa"}
+    assert told == set(drawer.relation(PACKAGE)) - {"pyrometa"}
 
 
 @pytest.mark.parametrize("title", ["The rooms", "Where do I change ...?"])
@@ -83,7 +74,6 @@ def test_the_files_of_a_table_exist(title):
 
 
 def test_no_arrow_of_the_figure_points_up():
-    drawer = figure()
     uses = drawer.relation(PACKAGE)
     floor = drawer.floors(uses)
     assert uses.keys() == floor.keys()
@@ -92,11 +82,11 @@ def test_no_arrow_of_the_figure_points_up():
 
 
 def test_the_figure_reads_the_imports_that_the_table_is_held_to():
-    drawer, expected = figure(), {}
+    expected = {}
     tops = set(drawer.relation(PACKAGE))
     for path in PACKAGE.rglob("*.py"):
         room = drawer.room_of(path, PACKAGE)
-        for _, target, _ in test_imports.imports(path, PACKAGE):
+        for _, target, _ in drawer.imports(path, PACKAGE):
             first, *rest = target.split(".")
             other = rest[0] if rest and rest[0] in tops else "pyrometa"
             if first == "pyrometa" and other != room:
@@ -113,7 +103,6 @@ def package(root, **sources):
 
 
 def test_an_arrow_that_follows_from_others_is_left_out(tmp_path):
-    drawer = figure()
     made = package(
         tmp_path / "pkg",
         top="from pkg import middle\nimport pkg.low",
@@ -127,7 +116,6 @@ def test_an_arrow_that_follows_from_others_is_left_out(tmp_path):
 
 
 def test_a_circle_ends_the_build(tmp_path):
-    drawer = figure()
     made = package(tmp_path / "pkg", a="import pkg.b", b="from .. import c", c="def f():\n    import pkg.a")
     with pytest.raises(ValueError, match=r"an arrow would point up, for imports go round: \w -> \w -> \w -> \w"):
         drawer.svg(drawer.relation(made), {})

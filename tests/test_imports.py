@@ -1,6 +1,5 @@
 """Who may import whom, read from the source; and what `import pyrometa` does in a fresh interpreter."""
 
-import ast
 import os
 import re
 import subprocess
@@ -9,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from import_figure import imports
 
 import pyrometa
 
@@ -67,32 +67,6 @@ def module_name(path, root):
     """`program/leaves.py` is `program.leaves`, `tasks/__init__.py` is `tasks`."""
     parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports(path, root):
-    """Yields (line, dotted name, whether inside a function) of each import; the root is `pyrometa`."""
-    parents = ["pyrometa", *path.relative_to(root).parent.parts]
-
-    def visit(node, lazy):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name, lazy
-        elif isinstance(node, ast.ImportFrom):
-            base = parents[: len(parents) - node.level + 1] if node.level else []
-            source = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                yield node.lineno, f"{source}.{alias.name}", lazy
-        elif (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func) in ("import_module", "importlib.import_module", "__import__")
-            and isinstance(node.args[0], ast.Constant)
-        ):
-            yield node.lineno, str(node.args[0].value), lazy
-        lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, lazy)
-
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
 def is_in(name, part):

@@ -29,39 +29,44 @@ def room_of(path, package):
     return package.name if first == "__init__" else first
 
 
-def imported(path, package):
-    """Yields (room, whether inside a function) for each import of a source from its own package."""
-    parents = [package.name, *path.relative_to(package).parent.parts]
-    rooms = {room_of(p, package) for p in package.rglob("*.py")}
+def imports(path, package, name=PACKAGE.name):
+    """Yields (line, dotted name, whether inside a function) of each import in a source of a package of this name."""
+    parents = [name, *path.relative_to(package).parent.parts]
 
     def visit(node, lazy):
-        found = []
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            for alias in node.names:
+                yield node.lineno, alias.name, lazy
         elif isinstance(node, ast.ImportFrom):
             base = parents[: len(parents) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            found = [f"{source}.{alias.name}" for alias in node.names]
-        for name in found:
-            top, *rest = name.split(".")
-            if top == package.name:
-                yield rest[0] if rest and rest[0] in rooms else top, lazy
+            for alias in node.names:
+                yield node.lineno, f"{source}.{alias.name}", lazy
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("import_module", "importlib.import_module", "__import__")
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            yield node.lineno, str(node.args[0].value), lazy
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            yield from visit(child, lazy)
 
-    return visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), False)
 
 
 def relation(package):
     """{room: {room that it imports: whether only inside functions}}."""
-    found = defaultdict(dict)
-    for path in sorted(package.rglob("*.py")):
+    paths = sorted(package.rglob("*.py"))
+    found = {room_of(path, package): {} for path in paths}
+    for path in paths:
         room = room_of(path, package)
-        found[room]
-        for other, lazy in imported(path, package):
-            if other != room:
+        for _, target, lazy in imports(path, package, package.name):
+            top, *rest = target.split(".")
+            other = rest[0] if rest and rest[0] in found else top
+            if top == package.name and other != room:
                 found[room][other] = found[room].get(other, True) and lazy
-    return dict(found)
+    return found
 
 
 def floors(uses):
