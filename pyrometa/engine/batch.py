@@ -12,11 +12,12 @@ from torch.func import vmap
 
 from pyrometa import nest
 from pyrometa.engine.batch_mode import BatchMode
-from pyrometa.engine.descent import DescentStep
+from pyrometa.engine.descent import DescentStep, Velocity, slope_factors
 from pyrometa.engine.low_rank import (
     FactoredLayers,
     Factors,
     LeafProduct,
+    Pairs,
     Placeholders,
     StalePlanError,
 )
@@ -35,11 +36,11 @@ class BatchPoint:
         factors: low-rank updates of the weights of linear layers, ``(A, H)`` of shapes ``(tasks, rank, out)`` and
             ``(tasks, rank, in)``, a pair for each set of rows.
         products: of the low-rank leaves with the support set, kept since they are the same at every step.
-        state: the rule's state.
+        state: the rule's state, or what the engine keeps of one that is gradient descent.
     """
 
     dense: tuple[Tensor, ...]
-    factors: Mapping[str, tuple[Factors, ...]]
+    factors: Mapping[str, Pairs]
     products: Mapping[LeafProduct, Tensor]
     state: Any
 
@@ -103,7 +104,9 @@ class BatchPath:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
-        state = over_rows(self.problem.rule.init, self._by_name(dense)) if dense else None
+        state: Any = Velocity()
+        if dense and self.plan.descent is None:
+            state = over_rows(self.problem.rule.init, self._by_name(dense))
         return BatchPoint(dense, {}, {}, state)
 
     def loss(self, point: BatchPoint, step: int) -> tuple[Tensor, Params, Seen]:
@@ -133,9 +136,11 @@ class BatchPath:
             dense, state = self._moved_by_rule(point, slopes, step)
             factors = point.factors
         else:
-            descent, state = DescentStep(self.plan.descent, self.problem, step), None
-            dense = [descent.moved(*held) for held in zip(self.plan.dense, point.dense, slopes, strict=True)]
-            factors = descent.added(point.factors, self.plan.support_calls, deltas, seen.inputs, order)
+            descent = DescentStep(self.plan.descent, self.problem, step)
+            dense, velocity = descent.moved(self.plan.dense, point.dense, slopes, point.state)
+            gradients = slope_factors(self.plan.support_calls, deltas, seen.inputs, order)
+            factors, velocities = descent.added(point.factors, gradients, point.state, order)
+            state = Velocity(velocity, velocities)
         return BatchPoint(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
 
     def score(self, point: BatchPoint) -> Tensor:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pyrometa.engine.bundles import Bundle
-from pyrometa.engine.low_rank import Call, Factors
+from pyrometa.engine.low_rank import Call, Pairs
 from pyrometa.engine.problem import Problem
-from pyrometa.inner import GradientDescent, GradientOrder
+from pyrometa.inner import GradientDescent, GradientOrder, MomentumDescent
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """What momentum keeps of the gradients so far, in the form of the fast weights; empty without momentum.
+
+    Attributes:
+        dense: of parameters of one kind end to end, ``(tasks, size)`` for each kind of the plan.
+        factors: of the weights of linear layers, pairs as theirs.
+    """
+
+    dense: tuple[Tensor, ...] = ()
+    factors: Mapping[str, Pairs] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,42 +41,60 @@ class DescentStep:
     problem: Problem
     step: int
 
-    def moved(self, bundle: Bundle, flat: Tensor, slope: Tensor) -> Tensor:
-        """Dense parameters after the step.
+    def moved(
+        self, bundles: Sequence[Bundle], dense: Sequence[Tensor], slopes: Sequence[Tensor], velocity: Velocity
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Dense parameters after the step, and their velocities.
 
         Args:
-            bundle: the parameters, held end to end.
-            flat: their values, shape ``(tasks, size)``.
-            slope: their gradients, shape ``(tasks, size)``.
+            bundles: the parameters, held end to end.
+            dense: their values, each of shape ``(tasks, size)``.
+            slopes: their gradients, each of shape ``(tasks, size)``.
+            velocity: before the step.
         """
-        return flat - self._rates(bundle) * slope
+        velocities = self._velocities(slopes, velocity.dense)
+        along = self._along(slopes, velocities)
+        held = zip(bundles, dense, along, strict=True)
+        return tuple(flat - self._rates(bundle) * slope for bundle, flat, slope in held), velocities
+
+    def _velocities(self, slopes: Sequence[Tensor], before: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if not isinstance(self.rule, MomentumDescent):
+            return ()
+        if not before:
+            return tuple(slopes)
+        return tuple(self.rule.momentum * v + slope for v, slope in zip(before, slopes, strict=True))
+
+    def _along(self, slopes: Sequence[Tensor], velocities: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not isinstance(self.rule, MomentumDescent):
+            return slopes
+        if not self.rule.nesterov:
+            return velocities
+        return [slope + self.rule.momentum * v for slope, v in zip(slopes, velocities, strict=True)]
 
     def added(
-        self,
-        factors: Mapping[str, tuple[Factors, ...]],
-        calls: Sequence[Call],
-        deltas: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        order: GradientOrder,
-    ) -> Mapping[str, tuple[Factors, ...]]:
-        """The factors of low-rank weights after the step: each call of a layer adds a pair to its weight's.
+        self, factors: Mapping[str, Pairs], slopes: Mapping[str, Pairs], velocity: Velocity, order: GradientOrder
+    ) -> tuple[Mapping[str, Pairs], Mapping[str, Pairs]]:
+        """The factors of low-rank weights after the step, and of their velocities.
 
         Args:
             factors: those before, by weight.
-            calls: of the layers.
-            deltas: for each call, the gradient by its output, shape ``(tasks, *rows, out)``.
-            inputs: of the calls, each of shape ``(tasks, *rows, in)``.
+            slopes: the factors of the gradients, by weight.
+            velocity: before the step.
             order: how much of the step is differentiated through.
         """
-        found = dict(factors)
-        for call, delta, x in zip(calls, deltas, inputs, strict=True):
-            if order is not GradientOrder.SECOND:
-                x = x.detach()
-            a = (-self._rate(call.name) * delta).flatten(1, -2)
+        found, velocities = dict(factors), dict(velocity.factors)
+        for name, slope in slopes.items():
+            along = slope
+            if isinstance(self.rule, MomentumDescent):
+                decay = self.rule.momentum
+                velocities[name] = along = _sum(_scaled(velocities.get(name, ()), decay), slope)
+                if self.rule.nesterov:
+                    along = _sum(slope, _scaled(along, decay))
+            moved = _scaled(along, -self._rate(name))
             if order is GradientOrder.NONE:
-                a = a.detach()
-            found[call.name] = _with_pair(found.get(call.name, ()), a, x.flatten(1, -2))
-        return found
+                moved = tuple((a.detach(), h) for a, h in moved)
+            found[name] = _sum(found.get(name, ()), moved)
+        return found, velocities
 
     def _rates(self, bundle: Bundle) -> float | Tensor:
         """The rates of a bundle: one for all of it, shape ``()``, or one for each element, shape ``(size,)``."""
@@ -82,10 +113,38 @@ class DescentStep:
         return self.rule.rate(name, self.problem.learned, self.step)
 
 
-def _with_pair(pairs: tuple[Factors, ...], a: Tensor, h: Tensor) -> tuple[Factors, ...]:
-    """The pairs with one more; if its ``H`` is there already, such as the support set itself, only ``A`` is added."""
+def slope_factors(
+    calls: Sequence[Call], deltas: Sequence[Tensor], inputs: Sequence[Tensor], order: GradientOrder
+) -> dict[str, Pairs]:
+    """The gradients of low-rank weights as factors, by weight: a pair for each call of its layer.
+
+    Args:
+        calls: of the layers.
+        deltas: for each call, the gradient by its output, shape ``(tasks, *rows, out)``.
+        inputs: of the calls, each of shape ``(tasks, *rows, in)``.
+        order: how much of the step is differentiated through.
+    """
+    found: dict[str, Pairs] = {}
+    for call, delta, x in zip(calls, deltas, inputs, strict=True):
+        h = x if order is GradientOrder.SECOND else x.detach()
+        found[call.name] = (*found.get(call.name, ()), (delta.flatten(1, -2), h.flatten(1, -2)))
+    return found
+
+
+def _scaled(pairs: Pairs, factor: float | Tensor) -> Pairs:
+    return tuple((factor * a, h) for a, h in pairs)
+
+
+def _sum(pairs: Pairs, more: Pairs) -> Pairs:
+    """The sum of two updates; where an ``H`` of both is one, such as the support set itself, the ``A`` are added."""
+    for a, h in more:
+        pairs = _with_pair(pairs, a, h)
+    return pairs
+
+
+def _with_pair(pairs: Pairs, a: Tensor, h: Tensor) -> Pairs:
     for i, (known_a, known_h) in enumerate(pairs):
-        if _same_memory(known_h, h):
+        if known_h is h or _same_memory(known_h, h):
             return (*pairs[:i], (known_a + a, known_h), *pairs[i + 1 :])
     return (*pairs, (a, h))
 

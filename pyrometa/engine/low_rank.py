@@ -25,6 +25,9 @@ from pyrometa.types import Params
 Factors = tuple[Tensor, Tensor]
 """``(A, H)`` of shapes ``(rank, out)`` and ``(rank, in)``."""
 
+Pairs = tuple[Factors, ...]
+"""A weight's update as a sum of products ``A^T H``, a pair for each set of rows."""
+
 LeafProduct = tuple[str, int]
 """A layer's weight and the position of the argument that it is multiplied with."""
 

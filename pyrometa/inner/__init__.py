@@ -8,7 +8,7 @@ from pyrometa.inner.momentum import Momentum
 from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
-from pyrometa.inner.rule import GradientDescent, InnerRule
+from pyrometa.inner.rule import GradientDescent, InnerRule, MomentumDescent
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
 from pyrometa.inner.svgd import SVGD
@@ -22,6 +22,7 @@ __all__ = [
     "InnerRule",
     "LearnedOptimizer",
     "Momentum",
+    "MomentumDescent",
     "Path",
     "Preconditioned",
     "ProximalSGD",

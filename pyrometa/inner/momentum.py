@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor
 
@@ -88,3 +89,12 @@ class Momentum:
         velocity = {n: self.momentum * state[n] + grad for n, grad in grads.items()}
         along = {n: grads[n] + self.momentum * v for n, v in velocity.items()} if self.nesterov else velocity
         return self._rates.moved(params, along, learned, step), velocity
+
+    @property
+    def one_rate_for(self) -> Literal["all", "tensor", "element"]:
+        """What has a single rate, so that engines may take the step, as of any ``MomentumDescent``."""
+        return self._rates.one_rate_for
+
+    def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
+        """The rate of a parameter at an inner step."""
+        return self._rates.rate(name, learned, step)

@@ -44,8 +44,9 @@ class GradientDescent(InnerRule, Protocol):
 
     .. math:: \phi_{k+1} = \phi_k - \alpha \, \nabla_{\phi_k} \text{loss}(\phi_k)
 
-    It has no state, and its :meth:`update` is this and no more. So an engine may take the step in its place, on fast
-    weights in whatever form it holds them; a rule that does anything else with a gradient must not have these members.
+    It has no state, and its :meth:`update` is this and no more; or it is a :class:`MomentumDescent`. So an engine may
+    take the step in its place, on fast weights in whatever form it holds them; a rule that does anything else with a
+    gradient must not have these members.
 
     Attributes:
         one_rate_for: what has a single rate: all parameters together, each parameter tensor, or each of its elements.
@@ -57,3 +58,27 @@ class GradientDescent(InnerRule, Protocol):
 
     def rate(self, name: str, learned: Mapping[str, Tensor], step: int) -> float | Tensor:
         """The rate of a parameter at an inner step: of shape ``()``, or the parameter's where each element has one."""
+
+
+@runtime_checkable
+class MomentumDescent(GradientDescent, Protocol):
+    r"""Gradient descent along a velocity, which is linear in the gradients.
+
+    .. math::
+        v_{k+1} = \mu v_k + \nabla_{\phi_k} \text{loss}(\phi_k), \qquad \phi_{k+1} = \phi_k - \alpha \, v_{k+1},
+        \qquad v_0 = 0
+
+    and with ``nesterov`` along :math:`\nabla_{\phi_k} \text{loss}(\phi_k) + \mu v_{k+1}` instead.
+
+    Attributes:
+        momentum: the velocity's decay :math:`\mu`.
+        nesterov: whether it looks ahead.
+    """
+
+    @property
+    def momentum(self) -> float:
+        """The velocity's decay."""
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether it looks ahead."""

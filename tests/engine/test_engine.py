@@ -1,5 +1,6 @@
 """The vectorised engine says what the loop says, and says why where it can't."""
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ class Network(nn.Module):
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
+    rule=st.sampled_from([pm.SGD, pm.Momentum, functools.partial(pm.Momentum, nesterov=True)]),
     widths=st.lists(st.integers(1, 6), max_size=3),
     bias=st.booleans(),
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
@@ -87,7 +89,7 @@ class Network(nn.Module):
     first_order=st.booleans(),
     chunk_size=st.none() | st.integers(1, 3),
 )
-def test_networks_and_tasks_of_any_size(widths, bias, sizes, steps, learn, low_rank, first_order, chunk_size):
+def test_networks_and_tasks_of_any_size(rule, widths, bias, sizes, steps, learn, low_rank, first_order, chunk_size):
     pyro.clear_param_store()
     torch.manual_seed(0)
     tasks = [[torch.randn(n, 2, dtype=torch.float64) for n in sizes] for _ in range(2)]
@@ -95,7 +97,7 @@ def test_networks_and_tasks_of_any_size(widths, bias, sizes, steps, learn, low_r
         Case(Decoder().double(), Network(widths, bias).double(), *tasks),
         pm.Engine(vectorize=True, low_rank=low_rank, chunk_size=chunk_size),
         steps=steps,
-        inner=pm.SGD(0.02, learn=learn),
+        inner=rule(0.02, learn=learn),
         meta_gradient=pm.Unrolled(first_order=first_order),
         reduction="mean",
     )
@@ -158,6 +160,15 @@ class Shared(PyroModule):
 
 def shared(use):
     return Case(Decoder().double(), Shared(use).double(), rows(), rows())
+
+
+@pytest.mark.parametrize("rule", [pm.Momentum(0.02), pm.Momentum(0.02, momentum=0.5, nesterov=True)], ids=str)
+def test_momentum_in_factors(rule):
+    case = shared(lambda layer, h: 0.0)
+    for engine in (pm.Engine(vectorize=True, low_rank=True), pm.Engine(vectorize=True, low_rank=True, record=True)):
+        assert_same(case, engine, inner=rule)
+    plan = meta_svi(case, pm.Engine(low_rank=True), inner=rule).plan(case.support, case.query)
+    assert plan["guide.layer.weight"] == "low-rank: rank 36"
 
 
 def test_several_calls_and_extra_dimensions():
