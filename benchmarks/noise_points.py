@@ -1,4 +1,4 @@
-"""What the points of ``pm.Noise`` save: variances of inner gradients and meta-gradients at equal numbers of draws.
+"""What other points and gradients save: variances of inner gradients and meta-gradients at equal numbers of draws.
 
 python -m benchmarks.noise_points --json bench/noise_points.json
 
@@ -28,7 +28,10 @@ NOISES = {
     "antithetic": pm.Noise("antithetic"),
     "sobol": pm.Noise("sobol"),
     "sobol, shared": pm.Noise("sobol", shared=True),
+    "landing": pm.Noise(),
+    "landing, sobol": pm.Noise("sobol"),
 }
+ELBOS = {"landing": pm.StickingTheLanding_ELBO, "landing, sobol": pm.StickingTheLanding_ELBO}
 PARTS = {
     "means": lambda name: "loc" in name,
     "scales": lambda name: "scale" in name,
@@ -66,15 +69,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def meta_svi(program: Program, particles: int, noise: pm.Noise, steps: int) -> pm.MetaSVI:
-    loss = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
+def meta_svi(program: Program, particles: int, kind: str, steps: int) -> pm.MetaSVI:
+    elbo = ELBOS.get(kind, Trace_ELBO)
+    loss = elbo(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
     optim = pyro.optim.Adam({"lr": 0.02})
     options: dict[str, Any] = {"inner": pm.SGD(program.rate), "steps": steps, "reduction": "mean"}
-    return pm.MetaSVI(program.model, program.guide, optim, loss, noise=noise, **options)
+    return pm.MetaSVI(program.model, program.guide, optim, loss, noise=NOISES[kind], **options)
 
 
 def fit(program: Program, steps: int) -> None:
-    meta = meta_svi(program, 8, pm.Noise(), steps=0)
+    meta = meta_svi(program, 8, RANDOM, steps=0)
     for _ in range(steps):
         meta.step(program.tasks)
 
@@ -82,9 +86,9 @@ def fit(program: Program, steps: int) -> None:
 def measured(program: Program, particles: int, repeats: int) -> dict[str, dict[str, float]]:
     """For each kind of noise the variances of the gradients of means and scales, and of the meta-gradient of both."""
     found = {}
-    for kind, noise in NOISES.items():
-        inner = variances(meta_svi(program, particles, noise, steps=0), program.tasks, repeats)
-        outer = variances(meta_svi(program, particles, noise, steps=STEPS), program.tasks, repeats)
+    for kind in NOISES:
+        inner = variances(meta_svi(program, particles, kind, steps=0), program.tasks, repeats)
+        outer = variances(meta_svi(program, particles, kind, steps=STEPS), program.tasks, repeats)
         found[kind] = {part: summed(inner, belongs) for part, belongs in PARTS.items()}
         found[kind]["meta-gradient"] = summed(outer, lambda name: any(test(name) for test in PARTS.values()))
     return found

@@ -15,6 +15,7 @@ from pyrometa.algorithms import (
     meta_sgd,
     reptile,
 )
+from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Engine
 from pyrometa.errors import LoopWarning, NonFiniteError, NotInitializedError, ReachError, UnsupportedProgramError
 from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimizer, Momentum, Preconditioned, ProximalSGD
@@ -51,6 +52,7 @@ __all__ = [
     "PredictiveLoss",
     "ProximalSGD",
     "ReachError",
+    "StickingTheLanding_ELBO",
     "Unrolled",
     "UnsupportedProgramError",
     "anil",

@@ -13,17 +13,19 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELB
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 
-from pyrometa.elbos import renyi
+from pyrometa.elbos import renyi, sticking_the_landing
 from pyrometa.elbos import trace as sampled
 from pyrometa.elbos import trace_enum as enumerated
 from pyrometa.elbos import trace_mean_field as mean_field
 from pyrometa.elbos.site_errors import naming_sites
+from pyrometa.elbos.sticking_the_landing import StickingTheLanding_ELBO
 
 _LOSSES: dict[type, Callable[..., Tensor]] = {
     Trace_ELBO: sampled.loss,
     TraceMeanField_ELBO: mean_field.loss,
     TraceEnum_ELBO: enumerated.loss,
     RenyiELBO: renyi.loss,
+    StickingTheLanding_ELBO: sticking_the_landing.loss,
 }
 
 
@@ -58,4 +60,4 @@ def traced(elbo: ELBO) -> Callable[..., Tensor]:
     return named
 
 
-__all__ = ["loss_of", "refusal", "traced"]
+__all__ = ["StickingTheLanding_ELBO", "loss_of", "refusal", "traced"]

@@ -25,16 +25,33 @@ def traces(
     kwargs: Mapping[str, Any],
 ) -> Iterator[tuple[Trace, Trace]]:
     """Model and guide traces, a pair a particle; one pair for all particles where the ELBO vectorises them."""
-    if elbo.vectorize_particles:
-        if elbo.max_plate_nesting == float("inf"):
-            elbo._guess_max_plate_nesting(model, guide, args, kwargs)
-        model, guide = elbo._vectorized_num_particles(model), elbo._vectorized_num_particles(guide)
-    for _ in range(1 if elbo.vectorize_particles else elbo.num_particles):
-        model_trace, guide_trace = _pair(model, guide, args, kwargs)
+    model, guide = for_particles(elbo, model, guide, args, kwargs)
+    for _ in range(runs(elbo)):
+        model_trace, guide_trace = pair(model, guide, args, kwargs)
         yield prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
 
-def _pair(
+def for_particles(
+    elbo: ELBO,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Model and guide as the ELBO runs them: in a plate of particles, where it vectorises these."""
+    if not elbo.vectorize_particles:
+        return model, guide
+    if elbo.max_plate_nesting == float("inf"):
+        elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+    return elbo._vectorized_num_particles(model), elbo._vectorized_num_particles(guide)
+
+
+def runs(elbo: ELBO) -> int:
+    """How often the ELBO runs model and guide."""
+    return 1 if elbo.vectorize_particles else elbo.num_particles
+
+
+def pair(
     model: Callable[..., Any], guide: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Trace, Trace]:
     """Model and guide traces of one run; a guide that is a messenger, as Pyro's ``AutoNormalMessenger``, makes both."""

@@ -24,6 +24,7 @@ from pyrometa.engine.low_rank import (
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
 from pyrometa.inner import GradientOrder, over_rows
+from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
 
@@ -52,10 +53,12 @@ class Seen:
     Attributes:
         inputs: the input of each call of a low-rank layer.
         products: as in :class:`BatchPoint`.
+        gate: what is open from the step on.
     """
 
     inputs: list[Tensor]
     products: dict[LeafProduct, Tensor]
+    gate: Gate
 
 
 class Fast(NamedTuple):
@@ -120,16 +123,18 @@ class BatchPath:
             return loss, layers.inputs, layers.products
 
         probes, noise = self._probes(), self.batch.support_noise[step]
-        losses, inputs, products = _each_task(
-            one, self._fast(point), list(noise), self.batch.support, list(probes.values()), dict(point.products)
-        )
+        with gated() as gate:
+            losses, inputs, products = _each_task(
+                one, self._fast(point), list(noise), self.batch.support, list(probes.values()), dict(point.products)
+            )
         dense = {", ".join(bundle.names): flat for bundle, flat in zip(self.plan.dense, point.dense, strict=True)}
-        return losses, {**probes, **dense}, Seen(inputs, products)
+        return losses, {**probes, **dense}, Seen(inputs, products, gate)
 
     def move(
         self, point: BatchPoint, grads: Mapping[str, Tensor], step: int, seen: Seen, order: GradientOrder
     ) -> BatchPoint:
         """One step of the rule; of gradient descent, on the factors of low-rank weights too."""
+        seen.gate.open()
         found = list(grads.values())
         deltas, slopes = found[: len(seen.inputs)], found[len(seen.inputs) :]
         if self.plan.descent is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrometa.engine.problem import PathFunction, Problem, cut
 from pyrometa.errors import NonFiniteError
 from pyrometa.inner import GradientOrder
+from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Params, TaskBatch, TaskData
 
 
@@ -42,17 +43,18 @@ class TaskPath:
         fast = self.problem.start(self.order)
         return fast, self.problem.rule.init(fast)
 
-    def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, None]:
-        """The support loss, and the fast weights to differentiate it by."""
+    def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, Gate]:
+        """The support loss; the fast weights to differentiate it by; the gate that is open from the step on."""
         fast, _ = point
-        with _refused_as_divergence(self.task.index, step, fast):
+        with _refused_as_divergence(self.task.index, step, fast), gated() as gate:
             held = {**self.problem.leaves, **fast}
-            return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, None
+            return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, gate
 
     def move(
-        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: None, order: GradientOrder
+        self, point: tuple[Params, Any], grads: Mapping[str, Tensor], step: int, seen: Gate, order: GradientOrder
     ) -> tuple[Params, Any]:
         """One step of the rule."""
+        seen.open()
         fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
         return {name: cut(value, order) for name, value in fast.items()}, state
 

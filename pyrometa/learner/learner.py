@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from pyrometa.atomic.untouched import left_alone
+from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
@@ -17,7 +18,7 @@ from pyrometa.inner import GradientOrder, InnerRule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
-from pyrometa.outer import MetaGradient, OuterOptimizer
+from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
 from pyrometa.program.discovery import look_again
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward
@@ -179,6 +180,11 @@ def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Dat
     if not problem.steps:
         return
     meta_gradient.check(problem.rule, problem.learned, problem.steps)
+    if isinstance(meta_gradient, Implicit) and isinstance(problem.program.elbo, StickingTheLanding_ELBO):
+        raise ValueError(
+            "Implicit() needs a loss with a minimum, and the gradient of StickingTheLanding_ELBO is that of no "
+            "function: use loss=Trace_ELBO(), or meta_gradient=Unrolled()"
+        )
     if meta_gradient.order is GradientOrder.SECOND:
         with naming_lines(problem.program):
             second_order.check(problem.program, problem.adapted, data)

@@ -30,6 +30,7 @@ from pyrometa.program.autograd_graph import graph_nodes
 from pyrometa.program.guards.draws import check_draws
 from pyrometa.program.guards.site_parts import held_draws, site_parts
 from pyrometa.program.program import Program
+from pyrometa.rewrites.gates import gated
 from pyrometa.rewrites.promoted import NotPromotableError, Promoted, promoted
 from pyrometa.rewrites.twice import TwiceDifferentiable
 from pyrometa.types import Data, Params
@@ -189,9 +190,12 @@ class _Proof:
 
     def _gradient(self, loss: LossOfParams, values: Params, *, create_graph: bool = False) -> list[Tensor]:
         torch.manual_seed(_SEED)
-        value = loss(values)
+        with gated() as gate:
+            value = loss(values)
         try:
-            return _grad(value, [values[name] for name in self._adapted], create_graph=create_graph)
+            found = _grad(value, [values[name] for name in self._adapted], create_graph=create_graph)
+            gate.open()
+            return found
         except RuntimeError as error:
             if self._precision.double:  # it may be the precision's fault
                 raise
