@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrometa.atomic.exclusive import exclusive
 from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import SGD, InnerRule, step_count, step_counts
+from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
 from pyrometa.noise.options import Noise
@@ -88,7 +88,7 @@ class MetaSVI:
         guide: Callable[..., Any],
         optim: Optim,
         loss: ELBO | Objective | None = None,
-        inner: InnerRule | None = None,
+        inner: Rule | None = None,
         steps: int = 5,
         meta_gradient: MetaGradient | None = None,
         adapt: Selection = "guide",
@@ -105,7 +105,7 @@ class MetaSVI:
         given = Given(model, own.guide, loss, score, reduction)
         self._state: Beginning | Learner = Beginning(given, own.check_used, adapt, optim)
         self.model, self.guide = model, own.guide
-        self.inner: InnerRule = SGD() if own.inner is None else own.inner
+        self.inner: Rule = SGD() if own.inner is None else own.inner
         self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
         self.noise = checked_noise(noise, loss, score)

@@ -61,6 +61,10 @@ def with_lr(constructor, **given):
     return lambda *args, **options: constructor(*args, lr=LR, **given, **options)
 
 
+def with_rule(rule, **given):
+    return lambda *args, **options: pm.MetaSVI(*args, inner=rule, **given, **options)
+
+
 def converged(iterations, **given):
     """iMAML so strongly pulled that it arrives, where its gradient is that of the loss."""
     return lambda *args, **options: pm.imaml(*args, lr=0.015, strength=60.0, iterations=iterations, **given, **options)
@@ -82,6 +86,9 @@ ROWS = {
     "anil": Row(with_lr(pm.anil, adapt="guide.loc.*")),
     "imaml": Row(converged(14), steps=14),
     "imaml neumann": Row(converged(20, solver="neumann"), steps=14),
+    "newton": Row(with_rule(pm.Newton(0.05))),
+    "newton learned": Row(with_rule(pm.Newton(0.05, learn="step"))),
+    "newton first order": Row(with_rule(pm.Newton(0.05), meta_gradient=pm.Unrolled(first_order=True)), live=0),
     "meta_curvature": Row(with_lr(pm.meta_curvature)),
     "kronecker": Row(with_lr(pm.meta_curvature, transform="kronecker")),
     "learned_optimizer": Row(with_lr(pm.learned_optimizer, hidden=3)),

@@ -23,7 +23,7 @@ from pyrometa.engine.low_rank import (
 )
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import GradientOrder, over_rows
+from pyrometa.inner import GradientOrder, LossRule, Rule, over_rows
 from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
@@ -103,13 +103,31 @@ class BatchPath:
         self.tasks = self.batch.index
         self._low_rank = Placeholders({n: cut(self.problem.leaves[n], self.order) for n in self.plan.low_rank})
 
+    @property
+    def rule(self) -> Rule:
+        """The inner rule."""
+        return self.problem.rule
+
+    @property
+    def learned(self) -> Params:
+        """What it learns."""
+        return self.problem.learned
+
+    @property
+    def batched(self) -> bool:
+        """Many gradients at once."""
+        return True
+
     def start(self) -> BatchPoint:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
-        state: Any = Velocity()
-        if dense and self.plan.descent is None:
-            state = over_rows(self.problem.rule.init, self._by_name(dense))
+        if self.plan.descent is not None:
+            state: Any = Velocity()
+        elif isinstance(self.rule, LossRule):
+            state = None
+        else:
+            state = over_rows(self.rule.init, self._by_name(dense))
         return BatchPoint(dense, {}, {}, state)
 
     def loss(self, point: BatchPoint, step: int) -> tuple[Tensor, Params, Seen]:
@@ -147,6 +165,27 @@ class BatchPath:
             factors, velocities = descent.added(point.factors, gradients, point.state, order)
             state = Velocity(velocity, velocities)
         return BatchPoint(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
+
+    @torch.no_grad()
+    def losses_at(self, rows: Tensor, step: int) -> Tensor:
+        """The support losses of candidates, all at once: each is a task beside the others."""
+
+        def one(fast: Fast, noise: StepNoise, support: Data) -> Tensor:
+            layers = FactoredLayers(self._low_rank, fast.factors, None, nest.tensors(support.args), {})
+            return self._evaluated(fast, noise, layers, support)
+
+        flats = rows.flatten(0, 1).split([bundle.size for bundle in self.plan.dense], 1)
+        likes = [self.problem.leaves[bundle.names[0]] for bundle in self.plan.dense]
+        dense = tuple(flat.to(like.dtype) for flat, like in zip(flats, likes, strict=True))
+        support = self.batch.support
+        support = support.on(iter([_repeated(value, len(rows)) for value in support.tensors()]))
+        noise = [_repeated(draw, len(rows)) for draw in self.batch.support_noise[step]]
+        losses: Tensor = _each_task(one, self._fast(BatchPoint(dense, {}, {}, None)), noise, support)
+        return losses.view(rows.shape[:2])
+
+    def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> BatchPoint:
+        """Fast weights held densely."""
+        return BatchPoint(tuple(cut(flat, order) for flat in variables), {}, {}, None)
 
     def score(self, point: BatchPoint) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""
@@ -203,13 +242,18 @@ class BatchPath:
         return found
 
     def _moved_by_rule(self, point: BatchPoint, slopes: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
-        update = self.problem.rule.update
+        update = self.problem.gradient_rule.update
 
         def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
             return update(params, grads, state, self.problem.learned, step)
 
         fast, state = over_rows(one, self._by_name(point.dense), self._by_name(slopes), point.state)
         return [bundle.packed(fast) for bundle in self.plan.dense], state
+
+
+def _repeated(value: Tensor, times: int) -> Tensor:
+    """All tasks' tensors, again and again: ``(tasks, *shape)`` to ``(times * tasks, *shape)``."""
+    return value.expand(times, *value.shape).flatten(0, 1)
 
 
 def _each_task(function: Callable[..., Any], *given: Any) -> Any:

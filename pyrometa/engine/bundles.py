@@ -31,6 +31,11 @@ class Bundle:
     shapes: tuple[torch.Size, ...]
     constraint: Constraint | None
 
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return sum(shape.numel() for shape in self.shapes)
+
     def packed(self, values: Mapping[str, Tensor]) -> Tensor:
         """Values end to end: ``(*leading, *shape)`` each becomes a part of ``(*leading, size)``."""
         parts = [

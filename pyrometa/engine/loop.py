@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.problem import PathFunction, Problem, cut
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import GradientOrder
+from pyrometa.inner import GradientOrder, LossRule, Rule, TaskRows
 from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Params, TaskBatch, TaskData
 
@@ -38,10 +40,25 @@ class TaskPath:
         """The one task's index."""
         return (self.task.index,)
 
+    @property
+    def rule(self) -> Rule:
+        """The inner rule."""
+        return self.problem.rule
+
+    @property
+    def learned(self) -> Params:
+        """What it learns."""
+        return self.problem.learned
+
+    @property
+    def batched(self) -> bool:
+        """One gradient after the other: the reference for those taken at once."""
+        return False
+
     def start(self) -> tuple[Params, Any]:
         """The leaves themselves, and the rule's first state."""
         fast = self.problem.start(self.order)
-        return fast, self.problem.rule.init(fast)
+        return fast, None if isinstance(self.rule, LossRule) else self.rule.init(fast)
 
     def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, Gate]:
         """The support loss; the fast weights to differentiate it by; the gate that is open from the step on."""
@@ -55,8 +72,27 @@ class TaskPath:
     ) -> tuple[Params, Any]:
         """One step of the rule."""
         seen.open()
-        fast, state = self.problem.rule.update(point[0], grads, point[1], self.problem.learned, step)
+        fast, state = self.problem.gradient_rule.update(point[0], grads, point[1], self.problem.learned, step)
         return {name: cut(value, order) for name, value in fast.items()}, state
+
+    def losses_at(self, rows: Tensor, step: int) -> Tensor:
+        """The support losses of candidates, one by one."""
+        return torch.stack([self._loss_at(candidate, step) for candidate in rows])
+
+    def _loss_at(self, row: Tensor, step: int) -> Tensor:
+        """The loss at one candidate, shape ``(1,)``; infinite where the program refuses it."""
+        leaves = [self.problem.leaves[name] for name in self.problem.adapted]
+        point = self.moved_to(TaskRows(leaves, 1).split(row), GradientOrder.NONE)
+        try:
+            loss, _, _ = self.loss(point, step)
+        except (NonFiniteError, ValueError) as error:
+            check_interrupt(error)
+            return row.new_full((1,), math.inf)
+        return loss.detach()[None]
+
+    def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> tuple[Params, None]:
+        """Fast weights by name."""
+        return {n: cut(v, order) for n, v in zip(self.problem.adapted, variables, strict=True)}, None
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""

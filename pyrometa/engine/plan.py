@@ -14,7 +14,7 @@ from pyrometa.engine.batch_mode import BatchMode
 from pyrometa.engine.bundles import Bundle, bundles
 from pyrometa.engine.low_rank import Call, FactoredLayers, NotLinearError, Placeholders
 from pyrometa.engine.problem import Problem
-from pyrometa.inner import GradientDescent
+from pyrometa.inner import GradientDescent, LossRule
 from pyrometa.types import Data, Params, TaskBatch
 
 _CACHE = 2 * 2**20  # bytes
@@ -54,6 +54,8 @@ def make_plan(problem: Problem, tasks: TaskBatch, low_rank: bool | Literal["auto
     descent = problem.rule if isinstance(problem.rule, GradientDescent) else None
     if low_rank is False:
         return _all_dense(problem, descent, "dense: low_rank=False")
+    if isinstance(problem.rule, LossRule):
+        return _all_dense(problem, descent, "dense: the rule moves all numbers of a task together")
     if descent is None or descent.one_rate_for == "element":
         return _all_dense(problem, descent, "dense: the rule scales each element by itself")
     reasons = dict.fromkeys(problem.adapted, "dense: not the weight of a linear layer")

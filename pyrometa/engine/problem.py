@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pyrometa.inner import GradientOrder, InnerRule, Path
+from pyrometa.inner import GradientOrder, InnerRule, LossRule, Path, Rule
 from pyrometa.program.program import Program
 from pyrometa.types import Params
 
@@ -26,11 +26,22 @@ class Problem:
     """
 
     program: Program
-    rule: InnerRule
+    rule: Rule
     adapted: tuple[str, ...]
     leaves: Params
     learned: Params
     steps: int
+
+    @property
+    def gradient_rule(self) -> InnerRule:
+        """The rule, of one that moves by gradients alone.
+
+        Raises:
+            TypeError: it does not.
+        """
+        if isinstance(self.rule, LossRule):
+            raise TypeError(f"{type(self.rule).__name__} moves by more than gradients")
+        return self.rule
 
     def start(self, order: GradientOrder) -> Params:
         """The fast weights before the first step."""

@@ -5,13 +5,16 @@ from pyrometa.inner.adaptation import GradientOrder, Path, adapt
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
+from pyrometa.inner.newton import Newton
 from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
-from pyrometa.inner.rule import GradientDescent, InnerRule, MomentumDescent
+from pyrometa.inner.rule import GradientDescent, InnerRule, LossRule, MomentumDescent, Rule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
+from pyrometa.inner.surface import Surface
 from pyrometa.inner.svgd import SVGD
+from pyrometa.inner.task_rows import TaskRows
 
 __all__ = [
     "SGD",
@@ -21,11 +24,16 @@ __all__ = [
     "GradientOrder",
     "InnerRule",
     "LearnedOptimizer",
+    "LossRule",
     "Momentum",
     "MomentumDescent",
+    "Newton",
     "Path",
     "Preconditioned",
     "ProximalSGD",
+    "Rule",
+    "Surface",
+    "TaskRows",
     "adapt",
     "all_finite",
     "over_rows",

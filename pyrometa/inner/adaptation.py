@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from pyrometa.errors import NonFiniteError, UnsupportedProgramError, first_line
 from pyrometa.inner.finite import all_finite
+from pyrometa.inner.rule import LossRule, Rule
+from pyrometa.inner.surface import Surface
+from pyrometa.inner.task_rows import TaskRows
 from pyrometa.types import Params
 
 Point = TypeVar("Point")
@@ -40,6 +44,9 @@ class Path(Protocol[Point]):
 
     Attributes:
         tasks: indices of the tasks in the meta-batch.
+        rule: the inner rule.
+        learned: what it learns, by its own names.
+        batched: whether many gradients of one loss are taken at once, by ``vmap``.
         order: how much of the inner loop is differentiated through.
         unrolled_steps: how many of the last steps are differentiated through to that order; the gradients of earlier
             steps count as constants. None for all. With 0 every point is cut off from the one before, so that memory
@@ -50,6 +57,18 @@ class Path(Protocol[Point]):
     @property
     def tasks(self) -> Sequence[int]:
         """Indices of the tasks in the meta-batch."""
+
+    @property
+    def rule(self) -> Rule:
+        """The inner rule."""
+
+    @property
+    def learned(self) -> Params:
+        """What the rule learns, by its own names."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether many gradients of one loss are taken at once."""
 
     @property
     def order(self) -> GradientOrder:
@@ -85,6 +104,20 @@ class Path(Protocol[Point]):
             order: how much of this step is differentiated through.
         """
 
+    def losses_at(self, rows: Tensor, step: int) -> Tensor:
+        """The support losses at other fast weights, with the step's noise, off any graph.
+
+        Args:
+            rows: what :meth:`loss` names end to end, shape ``(candidates, tasks, size)``.
+            step: which inner step.
+
+        Returns:
+            Losses of shape ``(candidates, tasks)``; not finite where the program refuses the fast weights.
+        """
+
+    def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> Point:
+        """The point whose fast weights are these, in the form of what :meth:`loss` names."""
+
 
 def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
     """Adapt tasks, step by step.
@@ -102,13 +135,31 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
     point = path.start()
     yield point
     for step in range(steps):
-        order = _order_at(step, steps, path)
+        order, rule = _order_at(step, steps, path), path.rule
         losses, variables, seen = path.loss(point, step)
-        grads = _gradients(losses, variables, create_graph=order is GradientOrder.SECOND)
+        grads = _gradients(losses, variables, create_graph=isinstance(rule, LossRule) or order is GradientOrder.SECOND)
         if path.check_finite:
             _check_finite(losses, grads, path.tasks, step)
-        point = path.move(point, grads, step, seen, order)
+        if isinstance(rule, LossRule):
+            point = _moved_by_loss(path, rule, losses, (variables, grads), step, order)
+        else:
+            point = path.move(point, grads, step, seen, order)
         yield point
+
+
+def _moved_by_loss(
+    path: Path[Point], rule: LossRule, losses: Tensor, slopes: tuple[Params, Params], step: int, order: GradientOrder
+) -> Point:
+    """The next point by a rule that asks for more than gradients, from the variables and these."""
+    variables, grads = slopes
+    fast = TaskRows(list(variables.values()), len(path.tasks))
+    exact, at = order is GradientOrder.SECOND, partial(path.losses_at, step=step)
+    here = Surface(fast, losses.view(-1), fast.end_to_end(list(grads.values())), exact, at, path.batched)
+    with _naming_backward():
+        moved = fast.split(rule.moved(here, path.learned, step))
+    if path.check_finite:
+        _check_finite(losses, dict(zip(variables, moved, strict=True)), path.tasks, step, "a second derivative by")
+    return path.moved_to(moved, order)
 
 
 def _order_at(step: int, steps: int, path: Path[Any]) -> GradientOrder:
@@ -151,7 +202,9 @@ def _naming_backward() -> Iterator[None]:
         ) from error
 
 
-def _check_finite(losses: Tensor, grads: Params, tasks: Sequence[int], step: int) -> None:
+def _check_finite(
+    losses: Tensor, grads: Params, tasks: Sequence[int], step: int, what: str = "the gradient of"
+) -> None:
     if all_finite([losses, *grads.values()]):
         return
     for name, grad in grads.items():
@@ -159,7 +212,7 @@ def _check_finite(losses: Tensor, grads: Params, tasks: Sequence[int], step: int
         bad = ~torch.isfinite(rows.detach().reshape(len(tasks), -1)).all(1)
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise _not_finite(tasks[row], step, f"the gradient of {name!r}", losses.view(-1)[row], name)
+            raise _not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row], name)
     bad = ~torch.isfinite(losses.detach().view(-1))
     if bad.any():
         row = int(bad.nonzero()[0])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from pyrometa.inner.surface import Surface
 from pyrometa.types import Params
 
 
-class InnerRule(Protocol):
-    """How fast weights move: an update rule as pure functions of its state.
+class LearnedRule(Protocol):
+    """What every rule tells the outer loop.
 
     Attributes:
         outer_lr: outer step size of what the rule learns; None for the optimiser's own.
@@ -23,6 +24,10 @@ class InnerRule(Protocol):
 
     def learned(self, params: Mapping[str, Tensor], steps: int) -> Params:
         """Fresh parameters that the outer loop learns for this rule, by name; empty where none."""
+
+
+class InnerRule(LearnedRule, Protocol):
+    """How fast weights move along gradients: an update rule as pure functions of its state."""
 
     def init(self, params: Mapping[str, Tensor]) -> Any:
         """The state before the first step."""
@@ -82,3 +87,23 @@ class MomentumDescent(GradientDescent, Protocol):
     @property
     def nesterov(self) -> bool:
         """Whether it looks ahead."""
+
+
+@runtime_checkable
+class LossRule(LearnedRule, Protocol):
+    """How fast weights move by more than a gradient: a rule that asks the support losses, without a state."""
+
+    def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
+        """One step of all tasks at once, differentiable in all tensors given.
+
+        Args:
+            here: the tasks' losses around their fast weights.
+            learned: what the rule learns, by its own names.
+            step: which inner step, from 0.
+
+        Returns:
+            The new fast weights, shape ``(tasks, size)``; not finite for a task whose loss or derivatives are not.
+        """
+
+
+Rule: TypeAlias = InnerRule | LossRule

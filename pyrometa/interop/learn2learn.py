@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyrometa.inner import SGD, GradientOrder, InnerRule
+from pyrometa.inner import SGD, GradientOrder, InnerRule, Rule
 from pyrometa.interop.learn2learn_rules import LearnedRates, Transformed
 from pyrometa.outer import MetaGradient, Unrolled
 from pyrometa.program.program import Program
@@ -28,7 +28,7 @@ class Unwrapped:
     """
 
     guide: Callable[..., Any]
-    inner: InnerRule | None
+    inner: Rule | None
     meta_gradient: MetaGradient | None
     wrapper: str | None = None
 
@@ -52,7 +52,7 @@ class Unwrapped:
             )
 
 
-def unwrapped(guide: Callable[..., Any], inner: InnerRule | None, meta_gradient: MetaGradient | None) -> Unwrapped:
+def unwrapped(guide: Callable[..., Any], inner: Rule | None, meta_gradient: MetaGradient | None) -> Unwrapped:
     """Read guide, rule and meta-gradient from a learn2learn wrapper; anything else passes through.
 
     ``MAML`` is SGD, and so is ``GBML`` where it transforms nothing. The rates of a ``MetaSGD`` and the transforms of

@@ -10,9 +10,9 @@ from torch import Tensor
 from pyrometa.engine.problem import by_public_name
 from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import InnerRule
+from pyrometa.inner import Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
-from pyrometa.learner.learner import Guard, Learner, guard_program
+from pyrometa.learner.learner import Guard, Learner, check_rule, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.outer.optimizer import check_optim
 from pyrometa.program.discovery import discover
@@ -65,7 +65,7 @@ class Beginning:
         check_list(self.program.model, name, given)
         return read_tasks(name, given, kwargs)
 
-    def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
+    def started(self, data: Data, rule: Rule, steps: int, meta_gradient: MetaGradient) -> Learner:
         """Find the parameters on first data, and prove that fast weights reach the program.
 
         Args:
@@ -85,6 +85,7 @@ class Beginning:
         with naming_lines(program):
             adapted = self._adapted(program, steps)
             guard_program(program, data, adapted, self.guard)
+            check_rule(rule, program, adapted, data)
             leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
             learned = _learned(rule, {name: leaves[name] for name in adapted}, steps, meta_gradient)
             optimizer = OuterOptimizer(self.optim, leaves, by_public_name(learned), rule.outer_lr)
@@ -101,7 +102,7 @@ class Beginning:
         return adapted
 
 
-def _learned(rule: InnerRule, start: Params, steps: int, meta_gradient: MetaGradient) -> Params:
+def _learned(rule: Rule, start: Params, steps: int, meta_gradient: MetaGradient) -> Params:
     """What a rule learns; a parameter that is the user's own, as of a learn2learn wrapper, is learned in place."""
     if not steps:
         return {}

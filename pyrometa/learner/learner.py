@@ -14,7 +14,7 @@ from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import GradientOrder, InnerRule
+from pyrometa.inner import GradientOrder, LossRule, Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
@@ -62,7 +62,7 @@ class Learner:
         """The tasks of an argument; errors as of :func:`pyrometa.learner.arguments.read_tasks`."""
         return read_tasks(name, given, kwargs)
 
-    def started(self, data: Data, rule: InnerRule, steps: int, meta_gradient: MetaGradient) -> Learner:
+    def started(self, data: Data, rule: Rule, steps: int, meta_gradient: MetaGradient) -> Learner:
         """This learner, after the guards have looked at the program's mode, if it is a new one.
 
         Raises:
@@ -74,6 +74,7 @@ class Learner:
                 look_again(program, data)
                 guard_program(program, data, self.problem(rule, steps).adapted, self.guard)
             program.guarded.let_pass(program.modes())
+        check_rule(rule, program, self.problem(rule, steps).adapted, data)
         return self
 
     def check_ranks(self, support: Data) -> None:
@@ -84,7 +85,7 @@ class Learner:
         """
         check_ranks("support", support, self.ranks, "the first meta-batch")
 
-    def problem(self, rule: InnerRule, steps: int) -> Problem:
+    def problem(self, rule: Rule, steps: int) -> Problem:
         """Adaptation as it is now: a leaf that was frozen since first data takes no part."""
         leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
         adapted = tuple(name for name in self.adapted if name in leaves)
@@ -168,6 +169,18 @@ def guard_program(program: Program, data: Data, adapted: Sequence[str], guard: G
     check_backward(program, data, adapted)
     check_reach(program, data, adapted)
     guard(program, data, adapted)
+
+
+def check_rule(rule: Rule, program: Program, adapted: Sequence[str], data: Data) -> None:
+    """Refuse a rule that takes the loss's second derivatives where these are not right.
+
+    Raises:
+        UnsupportedProgramError: naming the site and the cure.
+    """
+    if isinstance(rule, LossRule):
+        cure = f"use another inner rule than {type(rule).__name__}, which takes second derivatives at every step"
+        with naming_lines(program):
+            second_order.check(program, adapted, data, cure)
 
 
 def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Data) -> None:

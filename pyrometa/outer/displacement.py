@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyrometa.engine import ScoredPath
-from pyrometa.inner import GradientOrder, InnerRule, adapt
+from pyrometa.inner import GradientOrder, Rule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
 
@@ -52,7 +52,7 @@ class Displacement:
         """Every inner step sees noise of its own."""
         return False
 
-    def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
+    def check(self, rule: Rule, learned: Mapping[str, Tensor], steps: int) -> None:
         """Refuse a rule that learns.
 
         Raises:

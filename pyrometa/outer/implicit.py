@@ -9,10 +9,9 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from pyrometa.engine import ScoredPath
-from pyrometa.inner import GradientOrder, InnerRule, ProximalSGD, adapt
+from pyrometa.inner import GradientOrder, ProximalSGD, Rule, TaskRows, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.outer.solvers import MatrixProduct, conjugate_gradient, neumann
-from pyrometa.outer.task_rows import TaskRows
 from pyrometa.types import Params
 
 Solver = Literal["cg", "neumann"]
@@ -81,7 +80,7 @@ class Implicit:
         """All inner steps of a task see the same noise."""
         return True
 
-    def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
+    def check(self, rule: Rule, learned: Mapping[str, Tensor], steps: int) -> None:
         """Refuse a rule without a proximal term.
 
         Raises:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrometa.engine import PathFunction, Problem, Runner, ScoredPath
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import InnerRule, all_finite
+from pyrometa.inner import Rule, all_finite
 from pyrometa.types import Params, TaskBatch
 
 
@@ -27,7 +27,7 @@ class MetaGradient(PathFunction, Protocol):
     def one_noise(self) -> bool:
         """Whether all inner steps of a task see the same noise."""
 
-    def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
+    def check(self, rule: Rule, learned: Mapping[str, Tensor], steps: int) -> None:
         """Refuse an inner loop that it can't learn through; asked where there are inner steps.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.engine import ScoredPath
-from pyrometa.inner import GradientOrder, InnerRule, adapt
+from pyrometa.inner import GradientOrder, Rule, adapt
 from pyrometa.outer.gradients import gradients
 from pyrometa.types import Params
 
@@ -79,7 +79,7 @@ class Unrolled:
         """Every inner step sees noise of its own."""
         return False
 
-    def check(self, rule: InnerRule, learned: Mapping[str, Tensor], steps: int) -> None:
+    def check(self, rule: Rule, learned: Mapping[str, Tensor], steps: int) -> None:
         """Refuse another number of weights than of steps.
 
         Raises:

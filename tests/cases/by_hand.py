@@ -1,10 +1,14 @@
 """Meta-learning by hand: inner steps through MetaSVI at steps=0, with no fast weights anywhere."""
 
+from contextlib import contextmanager
+
+import newton_by_hand
 import pyro
 import torch
 from meta_cases import task
 
 import pyrometa as pm
+from pyrometa.inner import LossRule
 
 
 class ByHand:
@@ -23,12 +27,16 @@ class ByHand:
 
     def at(self, values, support, query=None):
         """Loss and gradients of one task at given values."""
-        leaves = dict(self.surface.named_parameters())
+        with self.holding(dict(self.surface.named_parameters()), values):
+            return self.surface.loss_and_grads([support], None if query is None else [query])
+
+    @contextmanager
+    def holding(self, leaves, values):
+        """The leaves at given values for a while."""
         before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         self._set(leaves, values)
-        found = self.surface.loss_and_grads([support], None if query is None else [query])
+        yield
         self._set(leaves, before)
-        return found
 
     @torch.no_grad()
     def _set(self, leaves, values):
@@ -37,18 +45,29 @@ class ByHand:
 
     @torch.no_grad()
     def path(self, values, t, frozen=()):
-        """The values after each step of a task and the gradients on the way, of which the first may be given."""
+        """The values after each step of a task, and what the rule took on the way, of which the first may be given.
+
+        That is the gradients, and of a rule that takes more from the loss, the steps themselves.
+        """
         learned = {n.removeprefix("inner."): v for n, v in values.items() if n.startswith("inner.")}
         fast = {name: values[name] for name in self.adapted}
-        state, points, taken = self.meta.inner.init(fast), [values], []
+        rule, points, taken = self.meta.inner, [values], []
+        by_loss = isinstance(rule, LossRule)
+        state = None if by_loss else rule.init(fast)
         for step in range(self.meta.steps):
+            support = task(self.case.support, t)
             if step < len(frozen):
-                grads = frozen[step]
+                found = frozen[step]
+            elif by_loss:
+                found = newton_by_hand.way(self, points[-1], support, _damping(rule, learned, step))
             else:
-                grads = self.at(points[-1], task(self.case.support, t))[1]
-                grads = {name: grads[name] for name in self.adapted}
-            fast, state = self.meta.inner.update(fast, grads, state, learned, step)
-            taken.append(grads)
+                grads = self.at(points[-1], support)[1]
+                found = {name: grads[name] for name in self.adapted}
+            if by_loss:
+                fast = newton_by_hand.moved(points[-1], found)
+            else:
+                fast, state = rule.update(fast, found, state, learned, step)
+            taken.append(found)
             points.append({**values, **fast})
         return points, taken
 
@@ -62,3 +81,7 @@ class ByHand:
             ).mean()
             for k in range(self.meta.steps + 1)
         ]
+
+
+def _damping(rule, learned, step):
+    return learned["log_damping"][step].exp().item() if learned else rule.damping

@@ -9,9 +9,17 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.program.program import Program
 
+FIRST_ORDER = "use first order, meta_gradient=Unrolled(first_order=True)"
+"""The cure where it is the outer loop that takes second derivatives."""
 
-def check_draws(program: Program, adapted: Iterable[str]) -> None:
+
+def check_draws(program: Program, adapted: Iterable[str], cure: str = FIRST_ORDER) -> None:
     """Refuse draws of the guide whose second derivative is known to be wrong or missing.
+
+    Args:
+        program: whose guide it is.
+        adapted: names of the leaves that adapt.
+        cure: what else can be done about it.
 
     Raises:
         UnsupportedProgramError: naming the site and the cure.
@@ -21,13 +29,11 @@ def check_draws(program: Program, adapted: Iterable[str]) -> None:
         if leaves & names and isinstance(program.elbo, Trace_ELBO | RenyiELBO):
             raise UnsupportedProgramError(
                 f"guide site {site!r} is not reparameterised, and {type(program.elbo).__name__} has a wrong second "
-                "derivative there: use TraceEnum_ELBO (enumerate the site, or its DiCE estimator), or first order, "
-                "meta_gradient=Unrolled(first_order=True)"
+                f"derivative there: enumerate the site, or take its DiCE estimator, by TraceEnum_ELBO; or {cure}"
             )
     for site, leaves in program.guide_draws.once_differentiable.items():
         if leaves & names:
             raise UnsupportedProgramError(
                 f"guide site {site!r} draws a Gamma, Beta or Dirichlet, whose reparameterised sample torch can't "
-                "differentiate twice: use first order, meta_gradient=Unrolled(first_order=True), or a LogNormal, "
-                "Kumaraswamy or logistic-normal guide"
+                f"differentiate twice: {cure}, or a LogNormal, Kumaraswamy or logistic-normal guide"
             )

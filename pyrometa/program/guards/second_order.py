@@ -27,7 +27,7 @@ from pyrometa.atomic.untouched import left_alone
 from pyrometa.errors import UnsupportedProgramError, first_line
 from pyrometa.internals import tree_map
 from pyrometa.program.autograd_graph import graph_nodes
-from pyrometa.program.guards.draws import check_draws
+from pyrometa.program.guards.draws import FIRST_ORDER, check_draws
 from pyrometa.program.guards.site_parts import held_draws, site_parts
 from pyrometa.program.program import Program
 from pyrometa.rewrites.gates import gated
@@ -40,7 +40,6 @@ LossOfParams = Callable[[Mapping[str, Tensor]], Tensor]
 _SEED = 20
 _TRIES = 3
 _NAMED = 3
-_CURE = "use first order, meta_gradient=Unrolled(first_order=True)"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ _DOUBLE = _Precision(True, (1e-6, 1e-3), 1e-4)  # the second is for what is itse
 _SINGLE = _Precision(False, (1e-3,), 0.1)
 
 
-def check(program: Program, adapted: Sequence[str], data: Data) -> None:
+def check(program: Program, adapted: Sequence[str], data: Data, cure: str = FIRST_ORDER) -> None:
     """Prove the second derivative of the inner loss, once for what adapts, what learns and each mode.
 
     By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the
@@ -80,24 +79,25 @@ def check(program: Program, adapted: Sequence[str], data: Data) -> None:
         program: the loss.
         adapted: names of the leaves that adapt; the derivative is by these and all others that learn.
         data: what one task adapts to.
+        cure: what can be done about it.
 
     Raises:
         UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
     """
-    check_draws(program, adapted)
+    check_draws(program, adapted, cure)
     key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable), program.guarded.mode
     if key in program.guarded.proved:
         return
     if adapted and not program.guide_draws.straight_through:
-        _prove(program, adapted, data)
+        _prove(program, adapted, data, cure)
     program.guarded.proved.add(key)
 
 
-def _prove(program: Program, adapted: Sequence[str], data: Data) -> None:
+def _prove(program: Program, adapted: Sequence[str], data: Data, cure: str) -> None:
     with left_alone(program):
         for precision in (_DOUBLE, _SINGLE):
             try:
-                _Proof(program, adapted, data, precision).check()
+                _Proof(program, adapted, data, precision, cure).check()
             except UnsupportedProgramError:
                 raise
             except _FAILURES as error:  # of the other precision; or for the run itself to report
@@ -117,8 +117,8 @@ class _NoDerivativeError(Exception):
 class _Proof:
     """The comparison on one program in one precision."""
 
-    def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision) -> None:
-        self._program, self._adapted, self._precision = program, adapted, precision
+    def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision, cure: str) -> None:
+        self._program, self._adapted, self._precision, self._cure = program, adapted, precision, cure
         raised: Callable[[Any], Any] = promoted if precision.double else torch.clone
         self._data = replace(data, args=_each(raised, data.args), kwargs=_each(raised, dict(data.kwargs)))
         leaves = program.leaves.values()
@@ -136,7 +136,7 @@ class _Proof:
                 wrong = self._is_wrong(self._objective, self._learned)
             except _NoSecondDerivativeError as error:
                 raise UnsupportedProgramError(
-                    f"{self._culprit()} has no second derivative ({error}): {_CURE}"
+                    f"{self._culprit()} has no second derivative ({error}): {self._cure}"
                 ) from error
             except _NoDerivativeError as error:
                 raise UnsupportedProgramError(
@@ -147,7 +147,7 @@ class _Proof:
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has a wrong second derivative, by {_listed(leaves)}: autograd and central "
                     "differences of the gradient are not the same (a custom backward, or a draw that is biased by "
-                    f"design, as straight-through ones are): {_CURE}"
+                    f"design, as straight-through ones are): {self._cure}"
                 )
 
     def _is_wrong(self, loss: LossOfParams, moved: Sequence[str]) -> bool:

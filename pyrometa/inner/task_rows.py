@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from pyrometa.types import Params
 
@@ -35,7 +36,14 @@ class TaskRows:
             output, list(self.variables), along, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
         parts = [torch.zeros_like(v) if g is None else g for v, g in zip(self.variables, found, strict=True)]
-        return torch.cat([part.reshape(self.tasks, -1) for part in parts], dim=1)
+        return self.end_to_end(parts)
+
+    def gradients(self, output: Tensor, along: Tensor, *, create_graph: bool = False) -> Tensor:
+        """:meth:`gradient` for many ``along`` side by side, which lie along a first dimension that the result has too.
+
+        ``is_grads_batched`` would lose the graph of custom autograd functions.
+        """
+        return vmap(lambda one: self.gradient(output, one, create_graph=create_graph))(along)
 
     def by_name(self, rows: Tensor, weights: Mapping[str, Tensor]) -> Params:
         """Rows of shape ``(tasks, size)`` in the form of fast weights.
@@ -50,10 +58,14 @@ class TaskRows:
         """
         p = [torch.zeros_like(weight).requires_grad_() for weight in weights.values()]
         transposed = torch.autograd.grad(list(weights.values()), list(self.variables), p, create_graph=True)
-        return dict(zip(weights, torch.autograd.grad(transposed, p, self._as_variables(rows)), strict=True))
+        return dict(zip(weights, torch.autograd.grad(transposed, p, self.split(rows)), strict=True))
 
-    def _as_variables(self, rows: Tensor) -> list[Tensor]:
-        """Rows in parts of the variables' shapes."""
+    def end_to_end(self, values: Sequence[Tensor]) -> Tensor:
+        """Tensors of the variables' shapes as rows, shape ``(tasks, size)``."""
+        return torch.cat([value.reshape(self.tasks, -1) for value in values], dim=1)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Rows of shape ``(tasks, size)`` in parts of the variables' shapes."""
         parts = rows.split([v.numel() // self.tasks for v in self.variables], 1)
         return [part.reshape(v.shape).to(v.dtype) for part, v in zip(parts, self.variables, strict=True)]
 

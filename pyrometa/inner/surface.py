@@ -1,0 +1,56 @@
+"""The support losses of some tasks around their fast weights, for a rule that asks for more than a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrometa.inner.task_rows import TaskRows
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The losses of tasks side by side, each a function of one row of numbers: all that adapts, end to end.
+
+    No task's loss depends on another's row, so that derivatives of their sum are each task's own.
+
+    Attributes:
+        fast: the fast weights.
+        losses: the losses there, shape ``(tasks,)``.
+        slope: their gradients, shape ``(tasks, size)``.
+        exact: whether the outer loop differentiates through the slope and the Hessian; else they are constants.
+        losses_at: of rows ``(candidates, tasks, size)`` to their losses ``(candidates, tasks)``, on the same noise and
+            off any graph.
+        batched: whether the Hessian's columns are taken all at once.
+    """
+
+    fast: TaskRows
+    losses: Tensor
+    slope: Tensor
+    exact: bool
+    losses_at: Callable[[Tensor], Tensor]
+    batched: bool
+
+    @property
+    def rows(self) -> Tensor:
+        """The fast weights end to end, shape ``(tasks, size)``."""
+        return self.fast.end_to_end(self.fast.variables)
+
+    def hessian(self) -> Tensor:
+        """The Hessians, shape ``(tasks, size, size)``, on the graph where they are differentiated through."""
+        tasks, size = self.slope.shape
+        basis = torch.eye(size, dtype=self.slope.dtype, device=self.slope.device)[:, None].expand(size, tasks, size)
+        if not self.slope.requires_grad:
+            return torch.zeros_like(basis).movedim(0, 1)
+        if self.batched:
+            return self.fast.gradients(self.slope, basis, create_graph=self.exact).movedim(0, 1)
+        return torch.stack([self.product(column) for column in basis], dim=1)
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """Hessians times vectors, both of shape ``(tasks, size)``."""
+        if not self.slope.requires_grad:
+            return torch.zeros_like(vectors)
+        return self.fast.gradient(self.slope, vectors, create_graph=self.exact)
