@@ -10,21 +10,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pyrometa.inner.ranges import check_positive
+from pyrometa.inner.krylov import krylov
+from pyrometa.inner.ranges import check_count, check_positive
 from pyrometa.inner.spectrum import Spectrum
 from pyrometa.inner.surface import Surface
 from pyrometa.types import Params
 
 Learn = Literal["damping", "step"]
 
-_MORE = (0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+_MORE = (0.0, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0)
 """What is added to the damping, for steps to choose from."""
-
-_SHARE = 0.1
-"""A step with less damping is taken for the best one if it misses no more than this share of what that gains."""
 
 _ROUNDING = 64
 """Units of the loss's last place that count as equal."""
+
+_PRODUCTS = 32
+"""Hessian-vector products of a step where the Hessian itself is too large."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Newton:
             \nabla_{\phi_k} \text{loss}(\phi_k), \qquad \nabla_{\phi_k}^2 \, \text{loss}(\phi_k) = V \Lambda V^\top
 
     Where the loss curves downwards the step goes down all the same, since the eigenvalues :math:`\lambda` count by
-    their size. Steps with several :math:`\delta_k`, from 0 upwards, are tried side by side, and the least damped one is
-    taken that lowers the loss about as much as the best; where none lowers it, beyond rounding, the task stays where it
-    is. With ``damping=0`` it converges quadratically: digits double at each step, on one draw of noise. So give it
-    ``noise=pm.Noise("sobol", shared=True)`` and particles enough; on noise of its own each step is Newton's on that.
+    their size. Steps with eleven :math:`\delta_k` from 0 to 100 are tried side by side, and the one that lowers the
+    loss most is taken, of several that are equal up to rounding the least damped; where all raise it, the task stays
+    where it is. With ``damping=0`` it converges quadratically, so that digits double at each step, on one draw of
+    noise. So give it ``noise=pm.Noise("sobol", shared=True)`` and 32 particles or more; on noise of its own each step
+    is Newton's on that.
 
     Under ``Unrolled()`` the meta-gradient is exact, through the Hessian and its eigenvectors, degenerate or not; the
     choice of :math:`\delta_k` counts as constant. Under ``first_order`` gradient and Hessian are constants. As a step
@@ -50,9 +52,14 @@ class Newton:
         learn: None; ``"damping"`` learns it, one for all steps; ``"step"`` one for each step. Held as ``log_damping``,
             so that it stays positive; steps beyond the last that has one of its own use the last one's.
         outer_lr: outer step size of the learned damping; None takes the optimiser's own.
+        max_dim: how many numbers of a task may adapt for its Hessian to be computed. Of a larger one, a step sees what
+            32 Hessian-vector products show: by Lanczos' method, its part in the span where conjugate gradient
+            looks too. That has no exact meta-gradient: it needs ``first_order``, or is for meta-test.
 
     Raises:
-        ValueError: a damping that is negative or not finite, or 0 where it is learned, or an unknown ``learn``.
+        ValueError: a damping that is negative or not finite, or 0 where it is learned, an unknown ``learn``, a
+            ``max_dim`` below 1; at the first step, an exact meta-gradient through more numbers than ``max_dim``.
+        TypeError: ``max_dim`` is not a whole number.
 
     References:
         Nocedal, Wright (2006), Numerical optimization, chapter 3, https://doi.org/10.1007/978-0-387-40065-5;
@@ -69,6 +76,7 @@ class Newton:
     damping: float = 0.0
     learn: Learn | None = None
     outer_lr: float | None = None
+    max_dim: int = 300
 
     def __post_init__(self) -> None:
         if self.learn is not None and self.learn not in get_args(Learn):
@@ -79,6 +87,7 @@ class Newton:
             check_positive("damping", self.damping)
         if self.outer_lr is not None:
             check_positive("outer_lr", self.outer_lr)
+        check_count("max_dim", self.max_dim)
 
     def learned(self, params: Mapping[str, Tensor], steps: int) -> Params:
         """Logarithms of the learned damping: shape ``()`` or ``(steps,)``; empty where it is fixed."""
@@ -89,18 +98,32 @@ class Newton:
 
     def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of all tasks, shape ``(tasks, size)``."""
-        rows, hessian = here.rows, here.hessian()
-        spectrum, damping = Spectrum.of(hessian), self._damping(here.slope, learned, step)
-        more = here.slope.new_tensor(_MORE)
-        tried = spectrum.divided(here.slope.detach(), damping.detach() + more[:, None, None])
-        chosen, lower = _chosen(here.losses.detach(), here.losses_at(rows.detach() - tried))
-        way = spectrum.step(
-            here.slope if here.exact else here.slope.detach(),
-            hessian if here.exact else None,
-            (damping + more[chosen])[:, None],
-            lower[:, None],
-        )
-        return torch.where(_is_finite(here, hessian), rows - way, math.nan)
+        basis, hessian = self._hessian(here)
+        slope = here.slope if here.exact else _within(basis, here.slope.detach())
+        spectrum, damping = Spectrum.of(hessian), self._damping(slope, learned, step)
+        more = slope.new_tensor(_MORE)
+        tried = _out_of(basis, spectrum.divided(slope.detach(), damping.detach() + more[:, None, None]))
+        chosen, lower = _chosen(here.losses.detach(), here.losses_at(here.rows.detach() - tried))
+        damped = (damping + more[chosen])[:, None]
+        way = spectrum.step(slope, hessian if here.exact else None, damped, lower[:, None])
+        return torch.where(_is_finite(here, hessian), here.rows - _out_of(basis, way), math.nan)
+
+    def _hessian(self, here: Surface) -> tuple[Tensor | None, Tensor]:
+        """The Hessian; or a basis of some directions, and the Hessian in these.
+
+        Raises:
+            ValueError: it is too large, and to be differentiated.
+        """
+        size = here.slope.shape[1]
+        if size <= self.max_dim:
+            return None, here.hessian()
+        if here.exact:
+            raise ValueError(
+                f"{size} numbers of a task adapt, of whose Hessian Newton(max_dim={self.max_dim}) sees a part, which "
+                "has no exact meta-gradient: use meta_gradient=Unrolled(first_order=True), adapt fewer by adapt=, or a "
+                "larger max_dim"
+            )
+        return krylov(here, _PRODUCTS)
 
     def _damping(self, like: Tensor, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """The damping of a step, shape ``()``."""
@@ -120,7 +143,7 @@ def _chosen(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     after = torch.where(torch.isfinite(after), after, math.inf)
     best = torch.minimum(after.amin(0), before)
     rounding = _ROUNDING * torch.finfo(before.dtype).eps * (1 + before.abs())
-    enough = after <= best + _SHARE * (before - best) + rounding
+    enough = after <= best + rounding
     return enough.to(torch.uint8).argmax(0), enough.any(0)
 
 
@@ -128,3 +151,13 @@ def _is_finite(here: Surface, hessian: Tensor) -> Tensor:
     """Whether a task's loss and its derivatives are, shape ``(tasks, 1)``."""
     total = here.losses + here.slope.sum(1) + hessian.sum((1, 2))
     return torch.isfinite(total.detach())[:, None]
+
+
+def _within(basis: Tensor | None, rows: Tensor) -> Tensor:
+    """Rows by their coordinates in a basis, if there is one."""
+    return rows if basis is None else (basis.mT @ rows[..., None]).squeeze(-1)
+
+
+def _out_of(basis: Tensor | None, rows: Tensor) -> Tensor:
+    """Rows from their coordinates in a basis, if there is one."""
+    return rows if basis is None else (basis @ rows[..., None]).squeeze(-1)
