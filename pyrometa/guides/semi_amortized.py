@@ -18,7 +18,7 @@ from pyrometa.elbos import refusal, traced
 from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.guides.row_rule import RowRule
 from pyrometa.guides.sites import traced_alone
-from pyrometa.inner import SGD, InnerRule, step_count
+from pyrometa.inner import SGD, InnerRule, LossRule, step_count
 from pyrometa.internals import PYRO_STACK
 from pyrometa.program.handlers import AnswerParams
 
@@ -95,6 +95,10 @@ class SemiAmortizedGuide(PyroModule):
             raise TypeError(
                 f"guide must be an AmortizedGuide, or have its propose(*args) and sample(proposal), "
                 f"got {type(guide).__name__}"
+            )
+        if isinstance(rule, LossRule):
+            raise TypeError(
+                f"a refinement moves by gradients, and {type(rule).__name__} asks for more: use Momentum(lr)"
             )
         model = getattr(guide, "model", None) if model is None else model
         if not callable(model):

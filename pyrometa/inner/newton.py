@@ -76,7 +76,7 @@ class Newton:
     damping: float = 0.0
     learn: Learn | None = None
     outer_lr: float | None = None
-    max_dim: int = 300
+    max_dim: int = 200
 
     def __post_init__(self) -> None:
         if self.learn is not None and self.learn not in get_args(Learn):

@@ -10,10 +10,12 @@ from meta_cases import assert_equal, store
 from programs import modules
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from torch import nn
 from torch.autograd import gradcheck
 from torch.func import grad, jacrev, vmap
 
 import pyrometa as pm
+from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 from pyrometa.inner import Newton, Surface, TaskRows
 
 F64 = torch.float64
@@ -225,6 +227,12 @@ def test_a_wrong_second_derivative_is_refused_at_meta_test_too():
         pm.UnsupportedProgramError, match=r"'rate' draws a Gamma.* another inner rule than Newton, which"
     ):
         meta.adapt(torch.ones(4))
+
+
+def test_a_refinement_within_a_guide_refuses_it():
+    guide = AmortizedGuide(positive, nn.Identity())
+    with pytest.raises(TypeError, match=r"moves by gradients, and Newton asks for more: use Momentum\(lr\)"):
+        SemiAmortizedGuide(guide, 2, pm.Newton())
 
 
 def test_it_adapts_a_subset_leaves_the_store_and_is_pickled():
