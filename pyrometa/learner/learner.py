@@ -176,8 +176,14 @@ def check_rule(rule: Rule, program: Program, adapted: Sequence[str], data: Data)
 
     Raises:
         UnsupportedProgramError: naming the site and the cure.
+        ValueError: of the loss.
     """
     if isinstance(rule, LossRule):
+        if isinstance(program.elbo, StickingTheLanding_ELBO):
+            raise ValueError(
+                f"{type(rule).__name__} lowers a loss, and the gradient of StickingTheLanding_ELBO is that of no "
+                "function: use loss=Trace_ELBO()"
+            )
         cure = f"use another inner rule than {type(rule).__name__}, which takes second derivatives at every step"
         with naming_lines(program):
             second_order.check(program, adapted, data, cure)

@@ -156,8 +156,8 @@ def positive(x):
 
 def learner(**options):
     elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
-    options = {"inner": pm.Newton(), "steps": 9, "noise": pm.Noise("sobol", shared=True), **options}
-    return pm.MetaSVI(positive, AutoNormal(positive), pyro.optim.Adam({"lr": 0.01}), loss=elbo, **options)
+    options = {"loss": elbo, "inner": pm.Newton(), "steps": 9, "noise": pm.Noise("sobol", shared=True), **options}
+    return pm.MetaSVI(positive, AutoNormal(positive), pyro.optim.Adam({"lr": 0.01}), **options)
 
 
 @pytest.fixture
@@ -227,6 +227,12 @@ def test_a_wrong_second_derivative_is_refused_at_meta_test_too():
         pm.UnsupportedProgramError, match=r"'rate' draws a Gamma.* another inner rule than Newton, which"
     ):
         meta.adapt(torch.ones(4))
+
+
+def test_a_gradient_of_no_function_is_refused(tasks):
+    meta = learner(loss=pm.StickingTheLanding_ELBO(), noise=pm.Noise(shared=True))
+    with pytest.raises(ValueError, match=r"Newton lowers a loss, .* StickingTheLanding_ELBO .* use loss=Trace_ELBO"):
+        meta.adapt(tasks[0].float())
 
 
 def test_a_refinement_within_a_guide_refuses_it():
