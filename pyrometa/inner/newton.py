@@ -69,6 +69,7 @@ class Newton:
         https://arxiv.org/abs/2304.05527, for one draw.
 
     Example:
+        >>> import torch
         >>> Newton(damping=0.1, learn="step").learned({"guide.loc": torch.tensor([2.0])}, steps=2)
         {'log_damping': tensor([-2.3026, -2.3026])}
     """
