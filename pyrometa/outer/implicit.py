@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from pyrometa.engine import ScoredPath
-from pyrometa.inner import GradientOrder, ProximalSGD, Rule, TaskRows, adapt
+from pyrometa.inner import GradientOrder, Newton, ProximalSGD, Rule, Surface, TaskRows, adapt
 from pyrometa.outer.gradients import gradients
-from pyrometa.outer.solvers import MatrixProduct, conjugate_gradient, neumann
+from pyrometa.outer.solvers import conjugate_gradient, neumann
 from pyrometa.types import Params
 
 Solver = Literal["cg", "neumann"]
@@ -19,7 +21,7 @@ Solver = Literal["cg", "neumann"]
 
 @dataclass(frozen=True)
 class Implicit:
-    r"""The gradient of the query loss at the minimum of the proximal loss, by the implicit function theorem (iMAML).
+    r"""The gradient of the query loss at the minimum of the inner loss, by the implicit function theorem (iMAML).
 
     .. math::
         u_t &= (H_t + \lambda I)^{-1} \nabla_\phi \text{score}(\phi_K^{(t)}, \theta; Q_t), \qquad
@@ -28,10 +30,14 @@ class Implicit:
         g_\theta = \frac{1}{B} \sum_{t=1}^B \left( \nabla_\theta \, \text{score}
             - \nabla_\theta \nabla_\phi \, \text{loss} \cdot u_t \right)
 
-    with :math:`\lambda` the strength of ``inner=ProximalSGD(lr, strength)``. It is the meta-gradient to the degree
-    that the inner loop has converged: give it steps enough. Its memory does not grow with their number. All inner
-    steps of a task, and the Hessian-vector products, which are exact, see one draw of noise, so that there is one
-    minimum to converge to.
+    with :math:`\lambda` the strength of ``inner=ProximalSGD(lr, strength)``, or 0 for ``inner=Newton()``. It is the
+    meta-gradient to the degree that the inner loop has converged: give it steps enough. Its memory does not grow with
+    their number. All inner steps of a task, and the Hessian-vector products, which are exact, see one draw of noise, so
+    that there is one minimum to converge to.
+
+    Newton steps are there after a few. The minimum then does not depend on where they started, so that what adapts has
+    no meta-gradient; what learns is all else, such as the prior's parameters in the model: empirical Bayes. The Hessian
+    of up to ``max_dim`` numbers a task is solved with directly.
 
     Args:
         iterations: of the solver, each with one Hessian-vector product.
@@ -40,7 +46,8 @@ class Implicit:
             if it has several), which converges where the inner loop does, and as slowly.
 
     Raises:
-        ValueError: an option out of range, or (on first data) another rule than ``ProximalSGD``.
+        ValueError: an option out of range, or (on first data) another rule than ``ProximalSGD`` and ``Newton``, a
+            damping that is learned, ``"neumann"`` without a rate.
         TypeError: ``iterations`` is not a whole number.
 
     References:
@@ -81,16 +88,25 @@ class Implicit:
         return True
 
     def check(self, rule: Rule, learned: Mapping[str, Tensor], steps: int) -> None:
-        """Refuse a rule without a proximal term.
+        """Refuse a rule that does not go to a minimum, or that learns what the minimum does not depend on.
 
         Raises:
             ValueError: naming the rule and the cure.
         """
-        if not isinstance(rule, ProximalSGD):
+        if isinstance(rule, ProximalSGD):
+            return
+        if not isinstance(rule, Newton):
             raise ValueError(
-                f"Implicit() needs an inner loop that converges to the minimum of a proximal loss, and "
-                f"{type(rule).__name__} has none: use inner=ProximalSGD(lr, strength)"
+                f"Implicit() needs an inner loop that converges to the minimum of its loss, and "
+                f"{type(rule).__name__} has none: use inner=ProximalSGD(lr, strength), or inner=Newton()"
             )
+        if rule.learn is not None:
+            raise ValueError(
+                f"Implicit() is the gradient at the minimum, which no damping moves: Newton(learn={rule.learn!r}) "
+                "would learn nothing; drop learn, or use meta_gradient=Unrolled()"
+            )
+        if self.solver == "neumann":
+            raise ValueError("solver='neumann' needs the rate of ProximalSGD, and Newton has none: use solver='cg'")
 
     def __call__(self, path: ScoredPath) -> tuple[Tensor, Params]:
         """Query loss of each task, shape ``(tasks,)``, and the implicit gradient of their sum."""
@@ -101,25 +117,58 @@ class Implicit:
         if not problem.steps:
             return losses.detach(), gradients(losses.sum(), problem.outer)
         support, variables, _ = path.loss(end, 0)
-        rule, fast = _rule(path), TaskRows(list(variables.values()), len(path.tasks))
-        proximal = support.sum() + rule.strength * fast.half_square()
-        slope = fast.gradient(proximal, create_graph=True)
-        solution = self._solved(rule, lambda rows: fast.gradient(slope, rows), fast.gradient(losses.sum()))
+        fast = TaskRows(list(variables.values()), len(path.tasks))
+        inner = _Inner(path, fast, support)
+        solution = self._solved(inner, fast.gradient(losses.sum()))
         theta = {name: leaf for name, leaf in problem.outer.items() if name not in problem.adapted}
-        by_theta = gradients(losses.sum() - (slope * solution).sum(), theta)
-        by_start = fast.by_name(rule.strength * solution, path.fast_weights(end))
+        by_theta = gradients(losses.sum() - (inner.slope * solution).sum(), theta)
+        if isinstance(problem.rule, Newton):
+            return losses.detach(), by_theta
+        by_start = fast.by_name(inner.strength * solution, path.fast_weights(end))
         return losses.detach(), {**by_theta, **{name: grads.sum(0) for name, grads in by_start.items()}}
 
-    def _solved(self, rule: ProximalSGD, product: MatrixProduct, right: Tensor) -> Tensor:
+    def _solved(self, inner: _Inner, right: Tensor) -> Tensor:
+        """The inner loss's Hessian's inverse times some rows, shape ``(tasks, size)``."""
+        rule = inner.path.problem.rule
+        if isinstance(rule, Newton) and right.shape[1] <= rule.max_dim:
+            return torch.linalg.solve_ex(inner.hessian(), right[..., None]).result.squeeze(-1)
         if self.solver == "cg":
-            return conjugate_gradient(product, right, self.iterations)
-        rate = min(rule.lr.values()) if isinstance(rule.lr, Mapping) else rule.lr
-        return neumann(product, right, self.iterations, rate)
+            return conjugate_gradient(inner.product, right, self.iterations)
+        return neumann(inner.product, right, self.iterations, _least_rate(rule))
 
 
-def _rule(path: ScoredPath) -> ProximalSGD:
-    """What :meth:`Implicit.check` has let pass."""
-    rule = path.problem.rule
+class _Inner:
+    """The inner loss around the point that adaptation arrived at.
+
+    Args:
+        path: whose loss it is.
+        fast: what it is differentiated by.
+        support: the support losses there.
+
+    Attributes:
+        strength: of the pull to the start.
+        slope: its gradient on the graph, shape ``(tasks, size)``.
+    """
+
+    def __init__(self, path: ScoredPath, fast: TaskRows, support: Tensor) -> None:
+        rule = path.problem.rule
+        self.path, self._fast, self._support = path, fast, support
+        self.strength = rule.strength if isinstance(rule, ProximalSGD) else 0.0
+        loss = support.sum() + self.strength * fast.half_square() if self.strength else support.sum()
+        self.slope = fast.gradient(loss, create_graph=True)
+
+    def product(self, rows: Tensor) -> Tensor:
+        """Its Hessian times rows of shape ``(tasks, size)``."""
+        return self._fast.gradient(self.slope, rows)
+
+    def hessian(self) -> Tensor:
+        """Its Hessian, shape ``(tasks, size, size)``."""
+        at = partial(self.path.losses_at, step=0)
+        return Surface(self._fast, self._support.view(-1), self.slope, False, at, self.path.batched).hessian()
+
+
+def _least_rate(rule: Rule) -> float:
+    """The least rate of what :meth:`Implicit.check` has let pass under ``"neumann"``."""
     if not isinstance(rule, ProximalSGD):
-        raise TypeError(f"Implicit() is defined by a proximal rule, which {type(rule).__name__} is not")
-    return rule
+        raise TypeError(f"the Neumann series is of gradient descent, which {type(rule).__name__} is not")
+    return min(rule.lr.values()) if isinstance(rule.lr, Mapping) else rule.lr

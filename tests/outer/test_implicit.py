@@ -36,10 +36,8 @@ def data():
 
 
 def meta_svi(meta_gradient, steps=40, **options):
-    inner = pm.ProximalSGD(0.03, STRENGTH)
-    return pm.MetaSVI(
-        model, guide, pyro.optim.Adam({"lr": 1e-2}), inner=inner, steps=steps, meta_gradient=meta_gradient, **options
-    )
+    options = {"inner": pm.ProximalSGD(0.03, STRENGTH), "meta_gradient": meta_gradient, **options}
+    return pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), steps=steps, **options)
 
 
 def closed_form(meta, support, query):
@@ -170,8 +168,9 @@ def graph_size(tensors):
     return len(seen)
 
 
+@pytest.mark.parametrize("inner", [pm.ProximalSGD(0.03, STRENGTH), pm.Newton()], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_no_step_leaves_a_graph_behind(monkeypatch, vectorize):
+def test_no_step_leaves_a_graph_behind(monkeypatch, vectorize, inner):
     """What the inner loop holds for the meta-gradient does not grow with its steps; in second order it does."""
     sizes, (support, query) = {}, data()
 
@@ -187,7 +186,9 @@ def test_no_step_leaves_a_graph_behind(monkeypatch, vectorize):
     for meta_gradient, grows in ((pm.Implicit(), False), (pm.Displacement(), False), (pm.Unrolled(), True)):
         sizes.clear()
         for steps in (2, 20):
-            meta_svi(meta_gradient, steps, engine=pm.Engine(vectorize=vectorize)).loss_and_grads(support, query)
+            meta_svi(meta_gradient, steps, inner=inner, engine=pm.Engine(vectorize=vectorize)).loss_and_grads(
+                support, query
+            )
         few, many = sizes.values()
         assert (many > few) == grows
 
