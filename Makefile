@@ -76,6 +76,7 @@ bench: setup
 	$(RUN) python -m benchmarks.scaling --json bench/scaling.json --figure bench/scaling.png
 	$(RUN) python -m benchmarks.torch_pieces --json bench/torch_pieces.json
 	$(RUN) python -m benchmarks.noise_points --json bench/noise_points.json
+	$(RUN) python -m benchmarks.inner_rules --json bench/inner_rules.json
 
 clean:
 	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
