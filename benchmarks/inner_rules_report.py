@@ -1,9 +1,9 @@
 """What :mod:`inner_rules` found: losses above converged SVI, steps and seconds until there, errors against NUTS."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.contest import Run
@@ -11,14 +11,14 @@ from benchmarks.measure import table
 from benchmarks.normals import Normals, Program
 
 CLOSE = (0.005, 0.001)  # nats a datum
-DRAWS = 2**17  # over all tasks
+DRAWS = 2**23  # times rows, over all tasks
 
 
 def compared(
-    program: Program, runs: Mapping[str, list[Run]], truth: tuple[Normals, list[int]] | None, draws: int | None
+    program: Program, runs: Mapping[str, list[Run]], truth: Normals | None, draws: int | None
 ) -> dict[str, Any]:
     """Every contestant's best run, on the scale of the lowest loss of ``SVI``, the first contestant."""
-    draws = draws or max(1024, 2 ** round(torch.tensor(DRAWS / len(program.problem.tasks)).log2().item()))
+    draws = draws or 2 ** min(15, max(9, round(math.log2(DRAWS / program.rows[1].numel()))))
     scored = {name: [curve(program, run, draws) for run in some] for name, some in runs.items()}
     svi = next(iter(scored.values()))
     target = min(loss for run in svi for loss in run["losses"])
@@ -29,7 +29,7 @@ def compared(
         best = min(range(len(curves)), key=lambda i: _rank(curves[i], target))
         chosen[name] = curves[best]
         if truth is not None:
-            chosen[name]["against NUTS"] = errors(program, runs[name][best].points[-1].normals, *truth)
+            chosen[name]["against NUTS"] = errors(program, runs[name][best].points[-1].normals, truth)
     adam = {str(close): adams(svi, target + close) for close in CLOSE}
     return {"target": target, "tasks": len(program.problem.tasks), "draws": draws, "adam": adam, "contestants": chosen}
 
@@ -65,9 +65,10 @@ def adams(svi: list[dict[str, Any]], level: float) -> dict[str, float] | None:
     return {"steps": steps, "alone": steps * run["alone"], "side by side": run["seconds"][i]}
 
 
-def errors(program: Program, normals: Normals, truth: Normals, index: list[int]) -> dict[str, float]:
+def errors(program: Program, normals: Normals, truth: Normals) -> dict[str, float]:
     """Medians over tasks and latents: error of the mean in posterior deviations, and ratio of deviations."""
-    loc, deviations = program.canonical(normals.loc[index], normals.deviations[index])
+    tasks = len(truth.loc)
+    loc, deviations = program.canonical(normals.loc[:tasks], normals.deviations[:tasks])
     true_loc, true_deviations = program.canonical(truth.loc, truth.deviations)
     error = ((loc - true_loc) / true_deviations).abs()
     ratio = deviations / true_deviations

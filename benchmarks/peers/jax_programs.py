@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, log
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +65,12 @@ class Bucket:
 class JaxProgram:
     """A program's model and tasks in NumPyro, in the precision that is set when it is made."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, base: int = 2) -> None:
         self.program, self.model = program, MODELS[program.name]
         self.sites = program.sites
         loc, scale = (jnp.asarray(x.numpy()) for x in program.start)
         self.loc, self.scale = loc.astype(float), scale.astype(float)
-        self.buckets = buckets(program)
+        self.buckets = buckets(program, base)
         named, at = {}, 0
         for site in self.sites:
             named[site.name] = self.loc[at : at + site.shape.numel()].reshape(site.shape)
@@ -106,11 +107,11 @@ class JaxProgram:
         return rows[torch.tensor(order).argsort()]
 
 
-def buckets(program: Program) -> list[Bucket]:
-    """Tasks by the power of two that their number of rows is below."""
+def buckets(program: Program, base: int) -> list[Bucket]:
+    """Tasks by the power of ``base`` that their number of rows is below; each bucket is compiled."""
     groups: dict[int, list[int]] = {}
     for i, task in enumerate(program.problem.tasks):
-        groups.setdefault((len(task[0]) - 1).bit_length(), []).append(i)
+        groups.setdefault(ceil(log(len(task[0]), base)), []).append(i)
     made = []
     for index in groups.values():
         columns, mask = padded([program.problem.tasks[i] for i in index])
