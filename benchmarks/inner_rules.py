@@ -11,7 +11,7 @@ tables on which no setting was chosen.
 import argparse
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.contest import Run
-from benchmarks.inner_rules_report import compared, report
+from benchmarks.inner_rules_report import compared, curve, report
 from benchmarks.kept_back import KEPT_BACK
 from benchmarks.measure import in_own_process, one_core, write_json
 from benchmarks.normals import Normals, Program
@@ -49,29 +49,31 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     result: dict[str, Any] = {}
     for name in args.programs:
-        make = partial((PROGRAMS | KEPT_BACK)[name], args.seed)
-        result[name] = contest(make, args)
-        write_json(args.json, result)
+        for found in contest(partial((PROGRAMS | KEPT_BACK)[name], args.seed), args):
+            result[name] = found
+            write_json(args.json, result)
         print(report(name, result[name]), end="\n\n", flush=True)
     return result
 
 
-def contest(make: Callable[[], Program], args: argparse.Namespace) -> dict[str, Any]:
-    """All contestants on a program."""
-    program, runs, absent = quick(make(), args.quick), {}, {}
+def contest(make: Callable[[], Program], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All contestants on a program; what is known after each of them, and after NUTS."""
+    program, runs, scored, absent = quick(make(), args.quick), {}, {}, {}
     for name, (module, function, at) in contestants(program).items():
         if args.only and name not in args.only:
             continue
         steps = sorted({min(k, 4) for k in at}) if args.quick else at
         try:
             runs[name] = in_own_process(fit, module, function, make, steps, args.quick)
-        except (ModuleNotFoundError, AttributeError) as error:
+        except ModuleNotFoundError as error:
             absent[name] = str(error)
-    truth = None
-    if args.truth and ADAM in runs:
+            continue
+        with one_core():
+            scored[name] = [curve(program, run, 64 if args.quick else None) for run in runs[name]]
+        yield {**compared(program, runs, scored, None), "absent": absent}
+    if args.truth:
         truth = in_own_process(true_posteriors, make, runs[ADAM][-1].points[-1].normals, args.truth)
-    with one_core():
-        return {**compared(program, runs, truth, draws=64 if args.quick else None), "absent": absent}
+        yield {**compared(program, runs, scored, truth), "absent": absent}
 
 
 def quick(program: Program, yes: bool) -> Program:
@@ -99,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=Path("bench/inner_rules.json"), help="where the figures go")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS | KEPT_BACK, default=list(PROGRAMS))
-    parser.add_argument("--only", nargs="+", help="contestants, by name; default all")
+    parser.add_argument("--only", nargs="+", help=f"contestants, by name, {ADAM} among them; default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--truth", type=int, default=20, help="tasks on which NUTS runs; 0 for none")
     parser.add_argument("--quick", action="store_true", help="three tasks, four steps: shows that it runs")

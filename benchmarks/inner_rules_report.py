@@ -15,11 +15,12 @@ DRAWS = 2**23  # times rows, over all tasks
 
 
 def compared(
-    program: Program, runs: Mapping[str, list[Run]], truth: Normals | None, draws: int | None
+    program: Program,
+    runs: Mapping[str, list[Run]],
+    scored: Mapping[str, list[dict[str, Any]]],
+    truth: Normals | None,
 ) -> dict[str, Any]:
-    """Every contestant's best run, on the scale of the lowest loss of ``SVI``, the first contestant."""
-    draws = draws or 2 ** min(15, max(9, round(math.log2(DRAWS / program.rows[1].numel()))))
-    scored = {name: [curve(program, run, draws) for run in some] for name, some in runs.items()}
+    """Every contestant's best run, on the scale of the lowest loss of SVI, the first contestant."""
     svi = next(iter(scored.values()))
     target = min(loss for run in svi for loss in run["losses"])
     chosen = {}
@@ -31,11 +32,12 @@ def compared(
         if truth is not None:
             chosen[name]["against NUTS"] = errors(program, runs[name][best].points[-1].normals, truth)
     adam = {str(close): adams(svi, target + close) for close in CLOSE}
-    return {"target": target, "tasks": len(program.problem.tasks), "draws": draws, "adam": adam, "contestants": chosen}
+    return {"target": target, "tasks": len(program.problem.tasks), "adam": adam, "contestants": chosen}
 
 
-def curve(program: Program, run: Run, draws: int) -> dict[str, Any]:
-    """Mean losses and medians over tasks."""
+def curve(program: Program, run: Run, draws: int | None) -> dict[str, Any]:
+    """Mean losses over tasks after each number of steps; by default on many draws."""
+    draws = draws or 2 ** min(15, max(9, round(math.log2(DRAWS / program.rows[1].numel()))))
     scores = [program.score(point.normals, draws) for point in run.points]
     return {
         "at": [point.steps for point in run.points],

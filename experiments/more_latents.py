@@ -66,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for numbers in args.numbers:
         make = partial(program, numbers, args.tasks, args.particles, args.seed)
-        result[str(numbers)] = found = contest(make, args)
-        write_json(args.json, result)
-        print(report(f"{numbers} numbers a task", found), end="\n\n", flush=True)
+        for found in contest(make, args):
+            result[str(numbers)] = found
+            write_json(args.json, result)
+        print(report(f"{numbers} numbers a task", result[str(numbers)]), end="\n\n", flush=True)
     return result
 
 

@@ -65,7 +65,7 @@ class Bucket:
 class JaxProgram:
     """A program's model and tasks in NumPyro, in the precision that is set when it is made."""
 
-    def __init__(self, program: Program, base: int = 2) -> None:
+    def __init__(self, program: Program, base: int = 4) -> None:
         self.program, self.model = program, MODELS[program.name]
         self.sites = program.sites
         loc, scale = (jnp.asarray(x.numpy()) for x in program.start)

@@ -14,7 +14,7 @@ from benchmarks.peers.jax_programs import JaxProgram
 def run(program: Program, at: list[int]) -> Run:
     """Some numbers of iterations of L-BFGS, each a run of its own."""
     jax.config.update("jax_enable_x64", True)
-    jaxed, points, cold = JaxProgram(program, base=4), [], 0.0
+    jaxed, points, cold = JaxProgram(program), [], 0.0
     for steps in at:
 
         @jax.jit

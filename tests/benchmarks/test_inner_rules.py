@@ -10,7 +10,7 @@ from ragged_lines import ELBO, line, lines
 
 from benchmarks import inner_rules, plain_svi, real_programs
 from benchmarks.contest import Point, Run
-from benchmarks.inner_rules_report import compared, report
+from benchmarks.inner_rules_report import compared, curve, report
 from benchmarks.normals import Normals, Program
 from benchmarks.peers import newton_by_hand
 
@@ -62,7 +62,9 @@ def test_a_contestant_is_held_against_the_lowest_of_svi():
     start, far = start_of(program), Normals(start_of(program).loc + 1, start_of(program).scale)
     slow = Run([Point(0, 0.0, far), Point(100, 0.5, start)], alone=0.01)
     quick = Run([Point(1, 0.002, start)])
-    result = compared(program, {"SVI": [slow], "other": [quick]}, start, draws=64)
+    runs = {"SVI": [slow], "other": [quick]}
+    scored = {name: [curve(program, run, 64) for run in some] for name, some in runs.items()}
+    result = compared(program, runs, scored, start)
     assert result["target"] == result["contestants"]["SVI"]["losses"][1]
     assert result["adam"]["0.005"] == {"steps": 100, "alone": 1.0, "side by side": 0.5}
     assert result["contestants"]["other"]["there"] == {"0.005": 0, "0.001": 0}
