@@ -18,7 +18,17 @@ from pyrometa.algorithms import (
 from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Engine
 from pyrometa.errors import LoopWarning, NonFiniteError, NotInitializedError, ReachError, UnsupportedProgramError
-from pyrometa.inner import SGD, SVGD, Adam, LearnedOptimizer, Momentum, Newton, Preconditioned, ProximalSGD
+from pyrometa.inner import (
+    SGD,
+    SVGD,
+    Adam,
+    LearnedOptimizer,
+    Momentum,
+    NaturalGradient,
+    Newton,
+    Preconditioned,
+    ProximalSGD,
+)
 from pyrometa.metasvi import MetaSVI
 from pyrometa.noise.options import Noise
 from pyrometa.outer import Displacement, Implicit, Unrolled
@@ -45,6 +55,7 @@ __all__ = [
     "LoopWarning",
     "MetaSVI",
     "Momentum",
+    "NaturalGradient",
     "Newton",
     "Noise",
     "NonFiniteError",

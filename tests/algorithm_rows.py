@@ -89,6 +89,7 @@ ROWS = {
     "newton": Row(with_rule(pm.Newton(0.05))),
     "newton learned": Row(with_rule(pm.Newton(0.05, learn="step"))),
     "newton first order": Row(with_rule(pm.Newton(0.05), meta_gradient=pm.Unrolled(first_order=True)), live=0),
+    "natural gradient": Row(with_rule(pm.NaturalGradient(0.5, learn="layer", others=pm.SGD(LR, learn="layer_step")))),
     "meta_curvature": Row(with_lr(pm.meta_curvature)),
     "kronecker": Row(with_lr(pm.meta_curvature, transform="kronecker")),
     "learned_optimizer": Row(with_lr(pm.learned_optimizer, hidden=3)),

@@ -5,11 +5,12 @@ from pyrometa.inner.adaptation import GradientOrder, Path, adapt
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
+from pyrometa.inner.natural_gradient import NaturalGradient
 from pyrometa.inner.newton import Newton
 from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
-from pyrometa.inner.rule import GradientDescent, InnerRule, LossRule, MomentumDescent, Rule
+from pyrometa.inner.rule import GeometricRule, GradientDescent, InnerRule, LossRule, MomentumDescent, Rule
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
 from pyrometa.inner.surface import Surface
@@ -20,6 +21,7 @@ __all__ = [
     "SGD",
     "SVGD",
     "Adam",
+    "GeometricRule",
     "GradientDescent",
     "GradientOrder",
     "InnerRule",
@@ -27,6 +29,7 @@ __all__ = [
     "LossRule",
     "Momentum",
     "MomentumDescent",
+    "NaturalGradient",
     "Newton",
     "Path",
     "Preconditioned",

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from pyrometa.inner.surface import Surface
-from pyrometa.types import Params
+from pyrometa.types import Geometry, Params
 
 
 class LearnedRule(Protocol):
@@ -41,6 +41,18 @@ class InnerRule(LearnedRule, Protocol):
         step: int,
     ) -> tuple[Params, Any]:
         """One step: the new fast weights and the new state, differentiable in all tensors given."""
+
+
+@runtime_checkable
+class GeometricRule(Protocol):
+    """A rule that has to know which parameters are means and scales of the guide's Gaussians."""
+
+    def bound(self, geometry: Geometry) -> InnerRule:
+        """The rule for a guide of this geometry, which is asked for once on first data.
+
+        Raises:
+            ValueError: it does not suit the rule.
+        """
 
 
 @runtime_checkable

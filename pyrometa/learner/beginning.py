@@ -12,10 +12,12 @@ from pyrometa.errors import NotInitializedError
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
+from pyrometa.learner.bound_rules import BoundRules
 from pyrometa.learner.learner import Guard, Learner, check_rule, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.outer.optimizer import check_optim
 from pyrometa.program.discovery import discover
+from pyrometa.program.geometry import find_geometry
 from pyrometa.program.given import Given
 from pyrometa.program.guards.arguments import check_call, check_list
 from pyrometa.program.program import Program
@@ -87,10 +89,13 @@ class Beginning:
             guard_program(program, data, adapted, self.guard)
             check_rule(rule, program, adapted, data)
             leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
-            learned = _learned(rule, {name: leaves[name] for name in adapted}, steps, meta_gradient)
+            rules = BoundRules()
+            if steps:
+                rules.see(rule, lambda: find_geometry(program, data, adapted))
+            learned = _learned(rules.of(rule), {name: leaves[name] for name in adapted}, steps, meta_gradient)
             optimizer = OuterOptimizer(self.optim, leaves, by_public_name(learned), rule.outer_lr)
         program.guarded.let_pass(program.modes())
-        return Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data))
+        return Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data), rules)
 
     def _adapted(self, program: Program, steps: int) -> tuple[str, ...]:
         adapted = select(self.adapt, program.leaves)

@@ -16,10 +16,12 @@ from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, LossRule, Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
+from pyrometa.learner.bound_rules import BoundRules
 from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
 from pyrometa.program.discovery import look_again
+from pyrometa.program.geometry import find_geometry
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward
 from pyrometa.program.guards.local_rows import check_rows
@@ -44,6 +46,7 @@ class Learner:
         learned: what the inner rule learns, by the rule's own names.
         optimizer: updates both.
         ranks: the ranks of the tensors that a task holds.
+        rules: inner rules as they run on the program.
     """
 
     program: Program
@@ -53,6 +56,7 @@ class Learner:
     learned: Params
     optimizer: OuterOptimizer
     ranks: Ranks
+    rules: BoundRules
 
     def known(self) -> Learner:
         """This learner: the parameters are known."""
@@ -69,6 +73,7 @@ class Learner:
             ReachError, UnsupportedProgramError, ValueError: what first data may raise too.
         """
         program = self.program
+        self.rules.see(rule, lambda: find_geometry(program, data, self.adapted))
         if not program.guarded.enter(program.modes()):
             with naming_lines(program), left_alone(program):
                 look_again(program, data)
@@ -89,6 +94,8 @@ class Learner:
         """Adaptation as it is now: a leaf that was frozen since first data takes no part."""
         leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
         adapted = tuple(name for name in self.adapted if name in leaves)
+        if steps:
+            rule = self.rules.of(rule, frozenset(self.adapted).difference(adapted))
         return Problem(self.program, rule, adapted, leaves, self.learned, steps)
 
     def check_rows(self, supports: GivenTasks, queries: GivenTasks) -> None:

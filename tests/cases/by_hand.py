@@ -51,7 +51,7 @@ class ByHand:
         """
         learned = {n.removeprefix("inner."): v for n, v in values.items() if n.startswith("inner.")}
         fast = {name: values[name] for name in self.adapted}
-        rule, points, taken = self.meta.inner, [values], []
+        rule, points, taken = self.meta._state.known().rules.of(self.meta.inner), [values], []
         by_loss = isinstance(rule, LossRule)
         state = None if by_loss else rule.init(fast)
         for step in range(self.meta.steps):
