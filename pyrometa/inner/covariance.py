@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SAFE = 0.5
+SAFE = 0.8
 """What a step may multiply a precision by at the least before it is bent; it is never less than half of that.
 
-At 0.1 a noisy gradient far from the posterior may multiply a variance by 20 in a step: with 32 random draws and a rate
-of 0.8 some of radon's counties diverge, at 0.5 none does.
+At 0.1 a noisy gradient far from the posterior may multiply a variance by 20 in a step. With 32 random draws and a rate
+of 0.8 some of Chem97's schools diverge at 0.6, and none does at 0.8.
 """
 
 

@@ -34,10 +34,11 @@ class NaturalGradient:
     negative log joint density, :math:`A = L^\top \mathbb{E}[H] L - I`, so that the precision goes the way
     :math:`\rho` to :math:`\mathbb{E}[H]`: one step of rate 1 is exact where the posterior is Gaussian. With a
     diagonal S it is :math:`a = \sigma \, \partial \text{loss} / \partial \sigma` for each coordinate. An eigenvalue of
-    :math:`I + \rho A` below 0.5 counts as one between 0.25 and 0.5, so that S stays positive definite.
+    :math:`I + \rho A` below 0.8 counts as one between 0.4 and 0.8, so that S stays positive definite.
 
     Far from the posterior the noise of A is large, as it has the mean's gradient times the mean of the draws in it:
-    take ``noise=pm.Noise("antithetic")`` or ``"sobol"``, where that is nothing or little, or a lower rate.
+    take ``noise=pm.Noise("sobol")``, where that is little, or a lower rate. Mean and variance may run away all the same
+    where the posterior is far from Gaussian.
 
     Which parameters are means and scales is read off the guide on first data: sites of kind ``Normal`` and
     ``MultivariateNormal``, by themselves or beneath transforms, whose mean and scale (or ``scale_tril``) are
@@ -65,15 +66,17 @@ class NaturalGradient:
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch, pyrometa as pm
+        >>> from pyro.infer import TraceMeanField_ELBO
         >>> from pyro.infer.autoguide import AutoNormal
         >>> def model(x):
         ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
-        ...     with pyro.plate("data", len(x)):
+        ...     with pyro.plate("data", x.shape[-1]):
         ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
-        >>> rule = pm.NaturalGradient(lr=1.0)
-        >>> meta = pm.MetaSVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.1}), inner=rule, steps=2)
+        >>> elbo = TraceMeanField_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=1)
+        >>> options = {"inner": pm.NaturalGradient(lr=1.0), "noise": pm.Noise("sobol"), "steps": 3}
+        >>> meta = pm.MetaSVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.1}), elbo, **options)
         >>> x = 5 + torch.randn(2, 100)  # 2 tasks of 100 data
-        >>> abs(meta.adapt(x[0]).median()["loc"] - x[0].mean()).item() < 0.5
+        >>> abs(meta.adapt(x[0]).median()["loc"] - x[0].mean()).item() < 0.1
         True
     """
 

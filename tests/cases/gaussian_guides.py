@@ -37,7 +37,7 @@ def posterior(design, y):
 def diagonal(y):
     """A guide by hand; two of its names say the wrong thing."""
     loc = pyro.param("scale", torch.full((DIM,), 0.3, dtype=F64))
-    scale = pyro.param("loc", torch.full((1, DIM), 0.5, dtype=F64), constraint=constraints.positive)
+    scale = pyro.param("loc", torch.full((1, DIM), 0.6, dtype=F64), constraint=constraints.positive)
     pyro.sample("w", dist.Normal(loc, scale[0]).to_event(1))
 
 
@@ -49,12 +49,12 @@ def log_variance(y):
 
 def full(y):
     loc = pyro.param("mean", torch.full((DIM,), 0.3, dtype=F64))
-    tril = pyro.param("tril", 0.5 * torch.eye(DIM, dtype=F64), constraint=constraints.lower_cholesky)
+    tril = pyro.param("tril", 0.6 * torch.eye(DIM, dtype=F64), constraint=constraints.lower_cholesky)
     pyro.sample("w", dist.MultivariateNormal(loc, scale_tril=tril))
 
 
 def auto(kind):
-    return lambda model: kind(model, init_loc_fn=lambda site: torch.full((DIM,), 0.3, dtype=F64), init_scale=0.5)
+    return lambda model: kind(model, init_loc_fn=lambda site: torch.full((DIM,), 0.3, dtype=F64), init_scale=0.6)
 
 
 DIAGONAL = {
