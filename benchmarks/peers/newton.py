@@ -2,37 +2,41 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import pyrometa as pm
 from benchmarks.contest import Point, Run, timed
 from benchmarks.normals import Normals, Program, Site
+from benchmarks.plain_svi import Problem
 
 REPEATS = 3
 
 
 def run(program: Program, at: list[int]) -> Run:
-    """All tasks by ``adapt_many``; recorded where all have one shape."""
+    """All tasks by ``adapt_many``, recorded."""
     torch.manual_seed(0)
+    meta = newton(program.problem, program.problem.guide(program.problem.model), record=True)
+    return Run(*fitted(meta, program, at), note="recorded")
+
+
+def newton(problem: Problem, guide: nn.Module, *, record: bool, **options: Any) -> pm.MetaSVI:
+    """A MetaSVI of Newton steps on one Sobol draw."""
+    optim = pyro.optim.Adam({"lr": 0.01})
+    noise, engine = pm.Noise("sobol", shared=True), pm.Engine(record=record)
+    options = {"inner": pm.Newton(), "noise": noise, "engine": engine, "reduction": "mean", **options}
+    return pm.MetaSVI(problem.model, guide, options.pop("optim", optim), problem.elbo, **options)
+
+
+def fitted(meta: pm.MetaSVI, program: Program, at: list[int]) -> tuple[list[Point], str, float]:
+    """All tasks after numbers of steps; the family; CPU seconds that the first run takes more than another."""
     problem = program.problem
     one_shape = len({len(task[0]) for task in problem.tasks}) == 1
     tasks = tuple(torch.stack(x) for x in zip(*problem.tasks, strict=True)) if one_shape else list(problem.tasks)
-    guide = problem.guide(problem.model)
-    optim = pyro.optim.Adam({"lr": 0.01})
-    meta = pm.MetaSVI(
-        problem.model,
-        guide,
-        optim,
-        problem.elbo,
-        inner=pm.Newton(),
-        noise=pm.Noise("sobol", shared=True),
-        engine=pm.Engine(record=one_shape),
-        reduction="mean",
-    )
     points, cold = [], 0.0
     for steps in at:
         _, first = timed(partial(meta.adapt_many, tasks, steps))
@@ -41,7 +45,7 @@ def run(program: Program, at: list[int]) -> Run:
         cold = max(cold, first - seconds)
         values = [guide.adapted.by_name() for guide in again[0][0]]
         points.append(Point(steps, seconds / len(problem.tasks), _normals(values, program.sites)))
-    return Run(points, cold=cold, note="recorded" if one_shape else "")
+    return points, "mean field", cold
 
 
 def _normals(tasks: list[Mapping[str, Tensor]], sites: list[Site]) -> Normals:
