@@ -173,7 +173,7 @@ class MetaSVI:
         check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
         with naming_lines(problem.program):
             losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks)
-        check_finite(losses, grads, self.steps)
+        check_finite(losses, grads, problem)
         return losses.mean(), grads
 
     def evaluate_loss(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.problem import PathFunction, Problem, cut
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import GradientOrder, LossRule, Rule, TaskRows
+from pyrometa.inner import GradientOrder, LossRule, Rule, TaskRows, cure
 from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Params, TaskBatch, TaskData
 
@@ -63,7 +63,7 @@ class TaskPath:
     def loss(self, point: tuple[Params, Any], step: int) -> tuple[Tensor, Params, Gate]:
         """The support loss; the fast weights to differentiate it by; the gate that is open from the step on."""
         fast, _ = point
-        with _refused_as_divergence(self.task.index, step, fast), gated() as gate:
+        with _refused_as_divergence(self, step, fast), gated() as gate:
             held = {**self.problem.leaves, **fast}
             return self.problem.program.loss(held, self.task.support, self.task.support_noise[step]), fast, gate
 
@@ -96,7 +96,7 @@ class TaskPath:
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""
-        with _refused_as_divergence(self.task.index, self.problem.steps, point[0]):
+        with _refused_as_divergence(self, self.problem.steps, point[0]):
             task, held = self.task, {**self.problem.leaves, **point[0]}
             score = self.problem.program.score(held, task.query, task.query_noise, task.support)[None]
         return score.detach() if self.order is GradientOrder.NONE else score
@@ -107,7 +107,7 @@ class TaskPath:
 
 
 @contextmanager
-def _refused_as_divergence(task: int, step: int, fast: Params) -> Iterator[None]:
+def _refused_as_divergence(path: TaskPath, step: int, fast: Params) -> Iterator[None]:
     """Report a program that refuses its parameters after a step, as a scale that is NaN, as the divergence that it is.
 
     At step 0 the parameters are the user's own, and what the program raises is its own error.
@@ -117,10 +117,13 @@ def _refused_as_divergence(task: int, step: int, fast: Params) -> Iterator[None]
     except ValueError as error:
         if step == 0:
             raise
-        bad = next((name for name, value in fast.items() if not torch.isfinite(value).all()), None)
+        task, bad = (
+            path.task.index,
+            next((name for name, value in fast.items() if not torch.isfinite(value).all()), None),
+        )
         raise NonFiniteError(
             f"task {task}, inner step {step}: the program refuses the adapted parameters"
-            f"{f', of which {bad!r} is not finite' if bad else ''}: lower the inner rate",
+            f"{f', of which {bad!r} is not finite' if bad else ''}: {cure(path.rule)}",
             task,
             step,
             bad,

@@ -2,6 +2,7 @@
 
 from pyrometa.inner.adam import Adam
 from pyrometa.inner.adaptation import GradientOrder, Path, adapt
+from pyrometa.inner.cures import cure
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
@@ -39,6 +40,7 @@ __all__ = [
     "TaskRows",
     "adapt",
     "all_finite",
+    "cure",
     "over_rows",
     "step_count",
     "step_counts",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.errors import NonFiniteError, UnsupportedProgramError, first_line
+from pyrometa.inner.cures import cure
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.rule import LossRule, Rule
 from pyrometa.inner.surface import Surface
@@ -139,7 +140,7 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
         losses, variables, seen = path.loss(point, step)
         grads = _gradients(losses, variables, create_graph=isinstance(rule, LossRule) or order is GradientOrder.SECOND)
         if path.check_finite:
-            _check_finite(losses, grads, path.tasks, step)
+            _check_finite(losses, grads, path, step)
         if isinstance(rule, LossRule):
             point = _moved_by_loss(path, rule, losses, (variables, grads), step, order)
         else:
@@ -158,7 +159,7 @@ def _moved_by_loss(
     with _naming_backward():
         moved = fast.split(rule.moved(here, path.learned, step))
     if path.check_finite:
-        _check_finite(losses, dict(zip(variables, moved, strict=True)), path.tasks, step, "a second derivative by")
+        _check_finite(losses, dict(zip(variables, moved, strict=True)), path, step, "a second derivative by")
     return path.moved_to(moved, order)
 
 
@@ -202,27 +203,27 @@ def _naming_backward() -> Iterator[None]:
         ) from error
 
 
-def _check_finite(
-    losses: Tensor, grads: Params, tasks: Sequence[int], step: int, what: str = "the gradient of"
-) -> None:
+def _check_finite(losses: Tensor, grads: Params, path: Path[Any], step: int, what: str = "the gradient of") -> None:
     if all_finite([losses, *grads.values()]):
         return
+    tasks, rule = path.tasks, path.rule
     for name, grad in grads.items():
         rows = grad if len(tasks) > 1 else grad[None]
         bad = ~torch.isfinite(rows.detach().reshape(len(tasks), -1)).all(1)
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise _not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row], name)
+            raise _not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row], rule, name)
     bad = ~torch.isfinite(losses.detach().view(-1))
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise _not_finite(tasks[row], step, "the support loss", losses.view(-1)[row], None)
+        raise _not_finite(tasks[row], step, "the support loss", losses.view(-1)[row], rule)
 
 
-def _not_finite(task: int, step: int, what: str, loss: Tensor, parameter: str | None) -> NonFiniteError:
+def _not_finite(
+    task: int, step: int, what: str, loss: Tensor, rule: Rule, parameter: str | None = None
+) -> NonFiniteError:
     return NonFiniteError(
-        f"task {task}, inner step {step}: {what} is not finite (support loss {loss.item():g}): "
-        'lower the inner rate, learn it by layer (SGD(lr, learn="layer")), or use reduction="mean"',
+        f"task {task}, inner step {step}: {what} is not finite (support loss {loss.item():g}): {cure(rule)}",
         task,
         step,
         parameter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -54,11 +54,11 @@ class Newton:
         outer_lr: outer step size of the learned damping; None takes the optimiser's own.
         max_dim: how many numbers of a task may adapt for its Hessian to be computed. Of a larger one, a step sees what
             32 Hessian-vector products show: by Lanczos' method, its part in the span where conjugate gradient
-            looks too. That has no exact meta-gradient: it needs ``first_order``, or is for meta-test.
+            looks too. That counts as constant: there is no ``Unrolled()`` through it but ``first_order``.
 
     Raises:
         ValueError: a damping that is negative or not finite, or 0 where it is learned, an unknown ``learn``, a
-            ``max_dim`` below 1; at the first step, an exact meta-gradient through more numbers than ``max_dim``.
+            ``max_dim`` below 1; on first data, an exact meta-gradient through steps of more numbers than ``max_dim``.
         TypeError: ``max_dim`` is not a whole number.
 
     References:
@@ -97,8 +97,22 @@ class Newton:
         shape = (steps,) if self.learn == "step" else ()
         return {"log_damping": next(iter(params.values())).new_full(shape, math.log(self.damping))}
 
+    def check_exact(self, size: int) -> None:
+        """Refuse to differentiate through the steps of tasks of which so many numbers adapt.
+
+        Raises:
+            ValueError: more than ``max_dim``.
+        """
+        if size > self.max_dim:
+            raise ValueError(
+                f"{size} numbers of a task adapt, of whose Hessian Newton(max_dim={self.max_dim}) sees a part, which "
+                "has no exact meta-gradient: use meta_gradient=Unrolled(first_order=True), adapt fewer by adapt=, or a "
+                "larger max_dim"
+            )
+
     def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of all tasks, shape ``(tasks, size)``."""
+        here = here if here.slope.shape[1] <= self.max_dim else replace(here, exact=False)
         basis, hessian = self._hessian(here)
         slope = here.slope if here.exact else _within(basis, here.slope.detach())
         spectrum, damping = Spectrum.of(hessian), self._damping(slope, learned, step)
@@ -110,20 +124,9 @@ class Newton:
         return torch.where(_is_finite(here, hessian), here.rows - _out_of(basis, way), math.nan)
 
     def _hessian(self, here: Surface) -> tuple[Tensor | None, Tensor]:
-        """The Hessian; or a basis of some directions, and the Hessian in these.
-
-        Raises:
-            ValueError: it is too large, and to be differentiated.
-        """
-        size = here.slope.shape[1]
-        if size <= self.max_dim:
+        """The Hessian; or a basis of some directions, and the Hessian in these."""
+        if here.slope.shape[1] <= self.max_dim:
             return None, here.hessian()
-        if here.exact:
-            raise ValueError(
-                f"{size} numbers of a task adapt, of whose Hessian Newton(max_dim={self.max_dim}) sees a part, which "
-                "has no exact meta-gradient: use meta_gradient=Unrolled(first_order=True), adapt fewer by adapt=, or a "
-                "larger max_dim"
-            )
         return krylov(here, _PRODUCTS)
 
     def _damping(self, like: Tensor, learned: Mapping[str, Tensor], step: int) -> Tensor:

@@ -14,7 +14,7 @@ from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import by_public_name
 from pyrometa.explain.reasons import naming_lines
-from pyrometa.inner import GradientOrder, LossRule, Rule
+from pyrometa.inner import GradientOrder, LossRule, Newton, Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.learner.bound_rules import BoundRules
 from pyrometa.noise.options import Noise
@@ -212,5 +212,7 @@ def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Dat
             "function: use loss=Trace_ELBO(), or meta_gradient=Unrolled()"
         )
     if meta_gradient.order is GradientOrder.SECOND:
+        if isinstance(problem.rule, Newton) and meta_gradient.unrolled_steps != 0:
+            problem.rule.check_exact(sum(problem.leaves[name].numel() for name in problem.adapted))
         with naming_lines(problem.program):
             second_order.check(problem.program, problem.adapted, data)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrometa.engine import PathFunction, Problem, Runner, ScoredPath
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import Rule, all_finite
+from pyrometa.inner import Rule, all_finite, cure
 from pyrometa.types import Params, TaskBatch
 
 
@@ -71,13 +71,13 @@ def loss_and_grads(
     return torch.stack([losses[i] for i in range(len(losses))]), grads
 
 
-def check_finite(losses: Tensor, grads: Params, steps: int) -> None:
+def check_finite(losses: Tensor, grads: Params, problem: Problem) -> None:
     """Refuse to learn from numbers that are not finite.
 
     Args:
         losses: query loss of each task, shape ``(tasks,)``.
         grads: meta-gradient by name.
-        steps: inner steps K, after which the tasks were scored.
+        problem: what adapted, and how.
 
     Raises:
         NonFiniteError: naming the task, or the parameter.
@@ -85,9 +85,9 @@ def check_finite(losses: Tensor, grads: Params, steps: int) -> None:
     if all_finite([losses, *grads.values()]):
         return
     if not torch.isfinite(losses).all():
-        task = int((~torch.isfinite(losses)).nonzero()[0])
+        task, steps = int((~torch.isfinite(losses)).nonzero()[0]), problem.steps
         raise NonFiniteError(
-            f"task {task}: the query loss after {steps} steps is {losses[task].item():g}: lower the inner rate",
+            f"task {task}: the query loss after {steps} steps is {losses[task].item():g}: {cure(problem.rule)}",
             task,
             steps,
         )

@@ -125,10 +125,40 @@ def test_past_max_dim_the_step_is_the_same_where_products_suffice():
     for loss in (bowl, saddle):
         exact, some = (moved(Newton(max_dim=size), loss, DATA).detach() for size in (5, 4))
         torch.testing.assert_close(some, exact, rtol=1e-7, atol=1e-8)
-    with pytest.raises(
-        ValueError, match=r"5 numbers of a task adapt, .*max_dim=4\).* use meta_gradient=Unrolled\(first"
-    ):
-        moved(Newton(max_dim=4), bowl, DATA, exact=True)
+
+
+def test_past_max_dim_a_step_is_constant():
+    """Also where its derivative is asked for: who needs it is refused before."""
+    rows = DATA.clone().requires_grad_()
+    found = moved(Newton(max_dim=4), bowl, rows, exact=True)
+    assert torch.equal(found, moved(Newton(max_dim=4), bowl, rows))
+    assert torch.equal(torch.autograd.grad(found.sum(), rows)[0], torch.ones_like(rows))
+
+
+@pytest.mark.usefixtures("double")
+def test_past_max_dim_no_exact_meta_gradient(tasks, monkeypatch):
+    """Refused before any step; first order is not, nor is meta-test."""
+    meta = learner(inner=pm.Newton(max_dim=3), steps=1)
+    refused = pytest.raises(
+        ValueError, match=r"4 numbers of a task adapt, .*max_dim=3\).* use meta_gradient=Unrolled\("
+    )
+    with monkeypatch.context() as patched, refused:
+        patched.setattr(pm.Newton, "moved", None)
+        meta.step(tasks)
+    assert meta.evaluate(tasks).isfinite().all()
+    pyro.clear_param_store()
+    assert learner(inner=pm.Newton(max_dim=3), steps=1, meta_gradient=pm.Unrolled(first_order=True)).step(tasks) > 0
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_divergence_says_what_helps(tasks, vectorize):
+    """There is no rate to lower."""
+    meta = learner(engine=pm.Engine(vectorize=vectorize))
+    tasks[1, 0] = 1e200
+    with pytest.raises(pm.NonFiniteError, match=r"task 1, inner step 0: .*second derivatives are finite") as caught:
+        meta.evaluate(tasks)
+    assert "lower the inner rate" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

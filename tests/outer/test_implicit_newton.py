@@ -61,8 +61,14 @@ def posterior(mean, spread, x):
 
 @pytest.mark.parametrize(
     ("engine", "max_dim"),
-    [({"vectorize": False}, 300), ({"vectorize": True}, 300), ({"record": True}, 300), ({"vectorize": False}, 1)],
-    ids=["loop", "side by side", "recorded", "cg"],
+    [
+        ({"vectorize": False}, 300),
+        ({"vectorize": True}, 300),
+        ({"record": True}, 300),
+        ({"vectorize": False}, 1),
+        ({"vectorize": True}, 1),
+    ],
+    ids=["loop", "side by side", "recorded", "cg", "cg side by side"],
 )
 def test_meta_gradients_of_the_prior(engine, max_dim):
     """The query loss of the support set's exact posterior, differentiated through the posterior's closed form."""
