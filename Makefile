@@ -77,6 +77,7 @@ bench: setup
 	$(RUN) python -m benchmarks.torch_pieces --json bench/torch_pieces.json
 	$(RUN) python -m benchmarks.noise_points --json bench/noise_points.json
 	$(RUN) python -m benchmarks.inner_rules --json bench/inner_rules.json
+	$(RUN) python -m benchmarks.newton_step --json bench/newton_step.json
 
 clean:
 	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
