@@ -179,7 +179,7 @@ def guard_program(program: Program, data: Data, adapted: Sequence[str], guard: G
 
 
 def check_rule(rule: Rule, program: Program, adapted: Sequence[str], data: Data) -> None:
-    """Refuse a rule that takes the loss's second derivatives where these are not right.
+    """Refuse a rule that takes the loss's second derivatives, by what adapts, where these are not right.
 
     Raises:
         UnsupportedProgramError: naming the site and the cure.
@@ -193,7 +193,7 @@ def check_rule(rule: Rule, program: Program, adapted: Sequence[str], data: Data)
             )
         cure = f"use another inner rule than {type(rule).__name__}, which takes second derivatives at every step"
         with naming_lines(program):
-            second_order.check(program, adapted, data, cure)
+            second_order.check(program, adapted, data, cure, by=adapted)
 
 
 def check_meta_gradient(meta_gradient: MetaGradient, problem: Problem, data: Data) -> None:

@@ -66,8 +66,10 @@ _DOUBLE = _Precision(True, (1e-6, 1e-3), 1e-4)  # the second is for what is itse
 _SINGLE = _Precision(False, (1e-3,), 0.1)
 
 
-def check(program: Program, adapted: Sequence[str], data: Data, cure: str = FIRST_ORDER) -> None:
-    """Prove the second derivative of the inner loss, once for what adapts, what learns and each mode.
+def check(
+    program: Program, adapted: Sequence[str], data: Data, cure: str = FIRST_ORDER, by: Sequence[str] | None = None
+) -> None:
+    """Prove the second derivative of the inner loss, once for what adapts, what it is by and each mode.
 
     By autograd it is compared with central differences of the gradient, under one noise. That draws nothing from the
     global generators and leaves the program as it was. A gradient that is not smooth, or not the same twice, proves
@@ -77,27 +79,30 @@ def check(program: Program, adapted: Sequence[str], data: Data, cure: str = FIRS
 
     Args:
         program: the loss.
-        adapted: names of the leaves that adapt; the derivative is by these and all others that learn.
+        adapted: names of the leaves that adapt, by which the gradient is.
         data: what one task adapts to.
         cure: what can be done about it.
+        by: names of the leaves that the gradient's derivative is by; None for all that learn.
 
     Raises:
         UnsupportedProgramError: naming the site, the autograd function and the parameters concerned, and the cure.
     """
     check_draws(program, adapted, cure)
-    key = tuple(adapted), tuple(leaf.name for leaf in program.leaves.values() if leaf.trainable), program.guarded.mode
+    if by is None:
+        by = [leaf.name for leaf in program.leaves.values() if leaf.trainable]
+    key = tuple(adapted), tuple(by), program.guarded.mode
     if key in program.guarded.proved:
         return
     if adapted and not program.guide_draws.straight_through:
-        _prove(program, adapted, data, cure)
+        _prove(program, adapted, by, data, cure)
     program.guarded.proved.add(key)
 
 
-def _prove(program: Program, adapted: Sequence[str], data: Data, cure: str) -> None:
+def _prove(program: Program, adapted: Sequence[str], by: Sequence[str], data: Data, cure: str) -> None:
     with left_alone(program):
         for precision in (_DOUBLE, _SINGLE):
             try:
-                _Proof(program, adapted, data, precision, cure).check()
+                _Proof(program, adapted, by, data, precision, cure).check()
             except UnsupportedProgramError:
                 raise
             except _FAILURES as error:  # of the other precision; or for the run itself to report
@@ -117,13 +122,13 @@ class _NoDerivativeError(Exception):
 class _Proof:
     """The comparison on one program in one precision."""
 
-    def __init__(self, program: Program, adapted: Sequence[str], data: Data, precision: _Precision, cure: str) -> None:
-        self._program, self._adapted, self._precision, self._cure = program, adapted, precision, cure
+    def __init__(
+        self, program: Program, adapted: Sequence[str], by: Sequence[str], data: Data, precision: _Precision, cure: str
+    ) -> None:
+        self._program, self._adapted, self._by, self._precision, self._cure = program, adapted, by, precision, cure
         raised: Callable[[Any], Any] = promoted if precision.double else torch.clone
         self._data = replace(data, args=_each(raised, data.args), kwargs=_each(raised, dict(data.kwargs)))
-        leaves = program.leaves.values()
-        self._start = {leaf.name: raised(leaf.tensor.detach()) for leaf in leaves}
-        self._learned = [leaf.name for leaf in leaves if leaf.trainable]
+        self._start = {leaf.name: raised(leaf.tensor.detach()) for leaf in program.leaves.values()}
 
     def check(self) -> None:
         """Refuse a second derivative that is wrong or missing.
@@ -133,7 +138,7 @@ class _Proof:
         """
         with torch.random.fork_rng(), torch.enable_grad(), self._precision.mode():
             try:
-                wrong = self._is_wrong(self._objective, self._learned)
+                wrong = self._is_wrong(self._objective, self._by)
             except _NoSecondDerivativeError as error:
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has no second derivative ({error}): {self._cure}"
@@ -143,7 +148,7 @@ class _Proof:
                     f"{self._culprit()} can't be differentiated ({error}): use another distribution or function there"
                 ) from error
             if wrong:
-                leaves = [n for n in self._learned if self._is_wrong(self._objective, [n])] or self._learned
+                leaves = [n for n in self._by if self._is_wrong(self._objective, [n])] or self._by
                 raise UnsupportedProgramError(
                     f"{self._culprit()} has a wrong second derivative, by {_listed(leaves)}: autograd and central "
                     "differences of the gradient are not the same (a custom backward, or a draw that is biased by "
@@ -219,7 +224,7 @@ class _Proof:
 
     def _fails(self, loss: LossOfParams) -> bool:
         try:
-            return self._is_wrong(loss, self._learned)
+            return self._is_wrong(loss, self._by)
         except (_NoDerivativeError, _NoSecondDerivativeError):
             return True
 
