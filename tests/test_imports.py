@@ -42,12 +42,14 @@ TABLE = {
     "models": (set(), set()),
     "guides": (set(), set()),
     "guides.row_rule": ({"inner"}, set()),
+    "guides.log_joint": (GROUND | {"elbos"}, set()),
     "guides.semi_amortized": (GROUND | {"elbos", "inner", "program"}, set()),
+    "amortize": (GROUND | {"engine", "guides", "inner", "metasvi", "noise", "outer", "program", "tasks"}, set()),
     "scores": (set(), set()),
     "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
-    "": (CORE | {"metasvi", "algorithms", "models", "guides", "scores", "diagnostics", "tasks"}, set()),
+    "": (CORE | {"metasvi", "algorithms", "amortize", "models", "guides", "scores", "diagnostics", "tasks"}, set()),
     "demo": ({"", "models", "tasks"}, {"plots"}),
     "cli": ({"", "demo"}, set()),
 }
@@ -55,8 +57,8 @@ TABLE = {
 # The parts that import Pyro. All others do without, and so does what is not named of a room of which a file is.
 WITH_PYRO = {
     "internals", "explain.source_lines", "atomic.surroundings", "recording.fingerprint", "recording.watch", "elbos",
-    "program", "outer.optimizer", "tasks.prior", "metasvi", "algorithms.arguments", "models", "guides", "scores",
-    "diagnostics", "demo.reconstructions", "demo.training",
+    "program", "outer.optimizer", "tasks.prior", "metasvi", "algorithms.arguments", "amortize", "models", "guides",
+    "scores", "diagnostics", "demo.reconstructions", "demo.training",
 }  # fmt: skip
 
 HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko")

@@ -1,0 +1,6 @@
+"""A guide for any Pyro model without a line of network code."""
+
+from pyrometa.amortize.amortize import Amortize
+from pyrometa.amortize.fitting import Progress
+
+__all__ = ["Amortize", "Progress"]
