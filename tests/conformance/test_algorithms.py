@@ -43,7 +43,7 @@ def directions(meta, names):
     """One direction in the program's leaves, one in the rule's."""
     leaves = dict(meta.named_parameters())
     for inner in (False, True):
-        group = {n: torch.randn_like(leaves[n]) for n in names if n.startswith("inner.") == inner}
+        group = {n: torch.randn_like(leaves[n]) for n in sorted(names) if n.startswith("inner.") == inner}
         if group:
             yield group
 
