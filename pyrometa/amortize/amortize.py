@@ -107,6 +107,7 @@ class Amortize:
         particles: int = 8,
     ) -> None:
         given, own = _tuple(example), [_tuple(task) for task in tasks]
+        _check_rows(given, rows)
         reading = read(model, given, observed)
         generator = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
         self._made_up = MadeUpTasks(reading, given, own, rows or _rows([*own, given]), covariates, generator)
@@ -191,6 +192,13 @@ class Amortize:
 
 def _tuple(task: Tensor | Row) -> Row:
     return task if isinstance(task, tuple) else (task,)
+
+
+def _check_rows(example: Row, rows: tuple[int, int] | None) -> None:
+    if not len(example[0]):
+        raise ValueError("example holds no rows: give one task with data, as the model takes it")
+    if rows is not None and not 1 <= rows[0] <= rows[1]:
+        raise ValueError(f"rows must be a smallest and a largest number from 1 up, as in rows=(2, 128), got {rows!r}")
 
 
 def _rows(tasks: Sequence[Row]) -> tuple[int, int]:

@@ -44,7 +44,8 @@ class NaturalGradient:
     ``MultivariateNormal``, by themselves or beneath transforms, whose mean and scale (or ``scale_tril``) are
     parameters, also by their logarithm, that of the variance or softplus. So are those of ``AutoNormal``,
     ``AutoDiagonalNormal`` and ``AutoMultivariateNormal``, of a guide by hand with ``pyro.param`` and of a ``GuideList``
-    of these. A rate near 1 suits every size of task with ``reduction="sum"``, the default: a loss that is divided by
+    of these. Give it no guide that multiplies them by data: where the first task makes the factor 1 that is not seen.
+    A rate near 1 suits every size of task with ``reduction="sum"``, the default: a loss that is divided by
     the number of rows would make the rate depend on it, and is refused.
 
     Args:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, Newton, ProximalSGD, Rule, Surface, TaskRows, adapt
 from pyrometa.outer.gradients import gradients
-from pyrometa.outer.solvers import conjugate_gradient, neumann
+from pyrometa.outer.solvers import conjugate_gradient, neumann, solved
 from pyrometa.types import Params
 
 Solver = Literal["cg", "neumann"]
@@ -131,7 +130,7 @@ class Implicit:
         """The inner loss's Hessian's inverse times some rows, shape ``(tasks, size)``."""
         rule = inner.path.problem.rule
         if isinstance(rule, Newton) and right.shape[1] <= rule.max_dim:
-            return torch.linalg.solve_ex(inner.hessian(), right[..., None]).result.squeeze(-1)
+            return solved(inner.hessian(), right)
         if self.solver == "cg":
             return conjugate_gradient(inner.product, right, self.iterations)
         return neumann(inner.product, right, self.iterations, _least_rate(rule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,21 @@ def conjugate_gradient(product: MatrixProduct, right: Tensor, iterations: int) -
         previous, square = square, _dot(residual, residual)
         direction = residual + _ratio(square, previous) * direction
     return x
+
+
+def solved(matrices: Tensor, right: Tensor) -> Tensor:
+    """Solve ``A x = b`` for each task directly; where A is singular, as in what a loss does not depend on, the least x.
+
+    Args:
+        matrices: each task's symmetric A, shape ``(tasks, size, size)``.
+        right: the right-hand sides b, shape ``(tasks, size)``.
+
+    Returns:
+        The solutions x, shape ``(tasks, size)``; NaN where A is not finite.
+    """
+    finite = torch.isfinite(matrices.sum((1, 2)))[:, None]
+    inverses = torch.linalg.pinv(matrices.nan_to_num(0.0, 0.0, 0.0), hermitian=True)
+    return torch.where(finite, (inverses @ right[..., None]).squeeze(-1), math.nan)
 
 
 def neumann(product: MatrixProduct, right: Tensor, iterations: int, rate: float) -> Tensor:

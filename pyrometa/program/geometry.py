@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.distributions.transforms import LowerCholeskyAffine
 from torch import Tensor
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, MultivariateNormal, Normal, Transform
-from torch.distributions.transforms import SoftplusTransform
+from torch.distributions.transforms import SoftplusTransform, identity_transform
 
 from pyrometa.elbos.wrapped_distributions import layers
 from pyrometa.program.autograd_graph import leaf_ids
@@ -31,7 +31,9 @@ def find_geometry(program: Program, data: Data, adapted: Collection[str]) -> Geo
     """Which adapted parameters are means and scales of Gaussians, read off one run of the guide.
 
     It runs on numbers that are all different and mean nothing. So a site's mean is a parameter if it has the same
-    numbers, whatever the guide calls it and however it is viewed and expanded; and likewise its scale.
+    numbers, and as derivatives by that parameter those of a selection, whatever the guide calls it and however it is
+    viewed and expanded; and likewise its scale. A guide that multiplies them by what is 1 for this task is taken for
+    one that does not.
 
     Args:
         program: the program.
@@ -79,6 +81,7 @@ class _Search:
     """Looks for the numbers of the sites among those of the parameters."""
 
     def __init__(self, values: Params, sites: Mapping[str, Any]) -> None:
+        self._leaves = values
         self._values = {name: value.detach() for name, value in values.items()}
         self._sites, self._ids = sites, {id(value): name for name, value in values.items()}
         self._reasons: dict[str, str] = {}
@@ -106,7 +109,7 @@ class _Search:
         mean, mean_at = self._mean(site)
         for transform in _TO_SCALES:
             for name, value in self._values.items():
-                at = _positions(site.scale, transform(value))
+                at = self._selected(site.scale, name, transform)
                 if at is not None and self._tells_coordinates_apart(name, at, site):
                     return DiagonalGaussian(name, mean, _unless_in_order(at, value.numel()), mean_at), transform
         if mean:
@@ -115,10 +118,21 @@ class _Search:
 
     def _mean(self, site: _Site) -> tuple[str | None, Tensor | None]:
         for name, value in self._values.items():
-            at = _positions(site.loc, value)
+            at = self._selected(site.loc, name, identity_transform)
             if at is not None and self._tells_coordinates_apart(name, at, site):
                 return name, _unless_in_order(at, value.numel())
         return None, None
+
+    def _selected(self, numbers: Tensor, name: str, transform: Transform) -> Tensor | None:
+        """The positions in a parameter that numbers come from; None where they do not, or are equal by chance."""
+        at = _positions(numbers, transform(self._values[name])) if numbers.requires_grad else None
+        if at is None:
+            return None
+        leaf, flat = self._leaves[name], numbers.flatten()
+        weights = torch.linspace(0.5, 1.5, len(flat)).to(flat)
+        (found,) = torch.autograd.grad(flat, leaf, weights, retain_graph=True, allow_unused=True)
+        (expected,) = torch.autograd.grad(transform(leaf).flatten()[at], leaf, weights)
+        return at if found is not None and _close(found, expected) else None
 
     def _tells_coordinates_apart(self, name: str, at: Tensor, site: _Site) -> bool:
         """Whether no two draws of a plate share a number; how many would do so may differ from task to task."""
@@ -203,12 +217,12 @@ def _gaussians(sites: Iterable[Any]) -> Iterator[_Site]:
 
 def _beneath(normal: Normal, transforms: Sequence[Transform], in_plate: bool) -> _Site:
     """A normal, or what an affine transform makes of a standard one."""
-    loc, scale = normal.loc.detach(), normal.scale.detach()
+    loc, scale = normal.loc, normal.scale
     first = transforms[0] if transforms and (loc == 0).all() and (scale == 1).all() else None
     if isinstance(first, LowerCholeskyAffine):
-        return _Site(first.loc.detach(), first.scale_tril.detach(), True, in_plate)
+        return _Site(first.loc, first.scale_tril, True, in_plate)
     if isinstance(first, AffineTransform):
-        loc, scale = (torch.as_tensor(part).to(loc).detach().expand(loc.shape) for part in (first.loc, first.scale))
+        loc, scale = (torch.as_tensor(part).to(loc).expand(loc.shape) for part in (first.loc, first.scale))
     return _Site(loc, scale, False, in_plate)
 
 
@@ -232,7 +246,11 @@ def _positions(numbers: Tensor, among: Tensor) -> Tensor | None:
 def _equal(one: Tensor, other: Tensor) -> bool:
     """Whether tensors are equal, but for rounding."""
     alike = one.shape == other.shape and one.dtype == other.dtype
-    return alike and torch.allclose(one, other.detach(), torch.finfo(one.dtype).eps ** 0.75, 0.0)
+    return alike and _close(one.detach(), other.detach())
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, torch.finfo(one.dtype).eps ** 0.75, 0.0)
 
 
 def _unless_in_order(at: Tensor, size: int) -> Tensor | None:

@@ -207,6 +207,19 @@ def test_refusals_name_the_site_and_the_cure(model, example, message):
         pm.Amortize(model, example)
 
 
+@pytest.mark.parametrize(
+    ("example", "rows", "message"),
+    [
+        (torch.ones(4), (0, 3), r"smallest and a largest number from 1 up.*got \(0, 3\)"),
+        (torch.ones(4), (9, 3), r"smallest and a largest number from 1 up.*got \(9, 3\)"),
+        (torch.ones(0), None, "example holds no rows"),
+    ],
+)
+def test_numbers_of_rows_that_no_task_has(example, rows, message):
+    with pytest.raises(ValueError, match=message):
+        pm.Amortize(normal_mean, example, rows=rows)
+
+
 def test_covariates_by_a_function():
     def covariates(rows, generator):
         return torch.zeros(rows), torch.randn(rows, 2, generator=generator)

@@ -16,6 +16,8 @@ from pyro.infer.autoguide import (
 
 import pyrometa as pm
 
+POSITIVE = dist.constraints.softplus_positive
+
 
 def model(y):
     """Three latents of different kinds."""
@@ -148,3 +150,28 @@ def test_bad_options_are_refused(options, message):
 def test_it_has_to_see_a_guide_first():
     with pytest.raises(ValueError, match="has seen no guide yet: give it to MetaSVI"):
         pm.NaturalGradient().learned({"guide.loc": torch.zeros(1)}, 1)
+
+
+@pytest.mark.parametrize("size", [10, 400], ids=["few numbers", "many numbers"])
+def test_no_number_of_a_large_parameter_passes_for_a_mean_by_chance(size):
+    """In single precision 160,000 different numbers lie so close that any other is near one of them."""
+
+    def line(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        large = pyro.param("large", torch.zeros(size, size))
+        loc, scale = pyro.param("mean", torch.tensor(0.3)), pyro.param("scale", torch.tensor(0.7), constraint=POSITIVE)
+        pyro.sample("nothing", dist.Delta(0.0 * large.sum()), infer={"is_auxiliary": True})
+        pyro.sample("loc", dist.Normal(loc, scale))
+
+    rule = pm.NaturalGradient(1.0, others=pm.SGD(1e-3))
+    meta = pm.MetaSVI(line, guide, pyro.optim.Adam({"lr": 0.01}), inner=rule)
+    x = torch.ones(2, 6)
+    meta.init(x)
+    geometry = bound(meta)._geometry
+    assert set(geometry.others) == {"guide.large"}
+    assert set(geometry.scales) == {"guide.scale"}
+    assert [gaussian.mean for gaussian in geometry.diagonal] == ["guide.mean"]

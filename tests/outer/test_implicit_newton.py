@@ -107,6 +107,24 @@ def test_more_steps_change_nothing():
         torch.testing.assert_close(grad, grads[1][name], rtol=1e-9, atol=1e-12)
 
 
+def test_a_direction_that_the_loss_does_not_see():
+    """The Hessian is singular there, and the gradient of the prior as without it."""
+
+    def twofold(x):
+        at = pyro.param("at", tensor(-0.5)) + pyro.param("shift", tensor(0.3))
+        width = pyro.param("width", tensor(0.9), constraint=constraints.positive)
+        pyro.sample("loc", dist.Normal(at, width))
+
+    support, query = groups()
+    _, expected = meta_svi().loss_and_grads(support, query)
+    pyro.clear_param_store()
+    optim, rule = pyro.optim.Adam({"lr": 0.05}), pm.Newton()
+    meta = pm.MetaSVI(model, twofold, optim, loss, inner=rule, meta_gradient=pm.Implicit(), steps=5)
+    _, grads = meta.loss_and_grads(support, query)
+    for name in ("model.mean", "model.spread"):
+        assert grads[name].item() == pytest.approx(expected[name].item(), rel=1e-7)
+
+
 def test_empirical_bayes():
     """The prior that Adam arrives at is the one of the greatest marginal likelihood, which balanced groups have."""
     (x, _), meta = groups(tasks=40), meta_svi(steps=4)
