@@ -41,7 +41,8 @@ class Newton:
     loss most is taken, of several that are equal up to rounding the least damped; where all raise it, the task stays
     where it is. With ``damping=0`` it converges quadratically, so that digits double at each step, on one draw of
     noise. So give it ``noise=pm.Noise("sobol", shared=True)`` and 32 particles or more; on noise of its own each step
-    is Newton's on that.
+    is Newton's on that. Along a direction without curvature the undamped step is as long as rounding lets it: give
+    ``damping`` where the loss is linear in something.
 
     Under ``Unrolled()`` the meta-gradient is exact, through the Hessian and its eigenvectors, degenerate or not; the
     choice of :math:`\delta_k` counts as constant. Under ``first_order`` gradient and Hessian are constants. As a step
