@@ -124,7 +124,7 @@ class BatchPath:
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
         if self.plan.descent is not None:
             state: Any = Velocity()
-        elif isinstance(self.rule, LossRule):
+        elif isinstance(self.rule, LossRule) or not dense:
             state = None
         else:
             state = over_rows(self.rule.init, self._by_name(dense))

@@ -350,3 +350,16 @@ def test_a_plan_that_the_program_has_left_is_made_anew(way):
     assert loss != before
     torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=1e-12)
     meta_cases.assert_equal(grads, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", [pm.SGD(0.1), pm.Adam(0.1), pm.Newton()], ids=lambda rule: type(rule).__name__)
+def test_nothing_adapts(rule):
+    """A guide without parameters, as of a model that learns alone, is no reason to leave the vectorised pass."""
+
+    def model(x):
+        loc = pyro.param("loc", torch.tensor(1.0, dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x[:, 0])
+
+    case = Case(model, lambda x: None, rows(), rows())
+    assert_same(case, pm.Engine(vectorize=True), inner=rule, steps=0, adapt="guide")
