@@ -16,9 +16,8 @@ from pyrometa.guides.log_joint import LogJoint
 from pyrometa.guides.sites import Site, traced_alone
 
 DRAWS = 256
-SPARE = (
-    4  # dimensions between the model's plates and the points, for plates that the guide is run in: an ELBO's particles
-)
+SPARE = 4
+"""Dimensions between the model's plates and the points, for plates that the guide is run in: an ELBO's particles."""
 
 Row = tuple[Tensor, ...]
 

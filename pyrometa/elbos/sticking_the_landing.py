@@ -61,7 +61,7 @@ class StickingTheLanding_ELBO(Trace_ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of one evaluation, a scalar with the gradient above."""
-        return average(self, (_checked(*found) for found in _evaluated(self, model, guide, args, kwargs)))
+        return average(self, (_particle(*found, _same) for found in _evaluated(self, model, guide, args, kwargs)))
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss as a number; its gradients are added to the parameters', as ``SVI`` asks for."""
@@ -121,21 +121,23 @@ def _at_held_draws(guide: Trace) -> Trace:
     return trace
 
 
-def _particle(model: Trace, guide: Trace, at_draws: Trace) -> Tensor:
-    score = torch.as_tensor(log_density(samples(at_draws)))
-    return log_density(samples(guide)) - log_density(samples(model)) - (score - score.detach())
+def _particle(
+    model: Trace, guide: Trace, at_draws: Trace, check: Callable[[Tensor, Tensor], None] | None = None
+) -> Tensor:
+    log_q, score = (torch.as_tensor(log_density(samples(trace))) for trace in (guide, at_draws))
+    if check is not None:
+        check(log_q, score)
+    return log_q - log_density(samples(model)) - (score - score.detach())
 
 
-def _checked(model: Trace, guide: Trace, at_draws: Trace) -> Tensor:
-    """The same, for a guide that is the same on its draws.
+def _same(first: Tensor, second: Tensor) -> None:
+    """Refuse a guide whose density on its draws is another the second time.
 
     Raises:
         UnsupportedProgramError: with both densities.
     """
-    first, second = (torch.as_tensor(log_density(samples(trace))) for trace in (guide, at_draws))
     if not torch.equal(first, second):
         raise UnsupportedProgramError(
             "StickingTheLanding_ELBO runs the guide twice on the same draws, and the log density of this one was "
             f"{first.item():g}, then {second.item():g}: it draws besides its sites, as dropout does; use Trace_ELBO"
         )
-    return _particle(model, guide, at_draws)

@@ -117,10 +117,8 @@ def _refused_as_divergence(path: TaskPath, step: int, fast: Params) -> Iterator[
     except ValueError as error:
         if step == 0:
             raise
-        task, bad = (
-            path.task.index,
-            next((name for name, value in fast.items() if not torch.isfinite(value).all()), None),
-        )
+        task = path.task.index
+        bad = next((name for name, value in fast.items() if not torch.isfinite(value).all()), None)
         raise NonFiniteError(
             f"task {task}, inner step {step}: the program refuses the adapted parameters"
             f"{f', of which {bad!r} is not finite' if bad else ''}: {cure(path.rule)}",

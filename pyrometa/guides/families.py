@@ -35,9 +35,18 @@ Family: TypeAlias = Literal["mean_field", "full_covariance", "flow"] | Callable[
 """A family by name, or a function of ``(dim, features)`` to a :class:`Posterior`."""
 
 
+_ONE = 0.5413248546129181
+"""The number of which softplus makes one."""
+
+
 def positive(value: Tensor) -> Tensor:
     """A scale for an unconstrained number, one at zero."""
-    return F.softplus(value + 0.5413248546129181)
+    return F.softplus(value + _ONE)
+
+
+def unconstrained(scale: Tensor) -> Tensor:
+    """The number of which :func:`positive` makes this scale."""
+    return scale + torch.log(-torch.expm1(-scale)) - _ONE
 
 
 class MeanField(Posterior):

@@ -78,7 +78,7 @@ class Group:
                 return {self.sites[0].name: _sample_normal(self.sites[0], posterior(params).base_dist)}
             latent = pyro.sample(f"_{self.name}_latent", posterior(params), infer={"is_auxiliary": True})
             parts = latent.split([site.size for site in self.sites], dim=-1)
-            return {site.name: _sample_part(site, part) for site, part in zip(self.sites, parts, strict=True)}
+            return {site.name: sample_part(site, part) for site, part in zip(self.sites, parts, strict=True)}
 
 
 def grouped(sites: Sequence[Site], *, joint: bool) -> list[Group]:
@@ -108,8 +108,8 @@ def _sample_normal(site: Site, normal: dist.Normal) -> Tensor:
     return pyro.sample(site.name, fn)
 
 
-def _sample_part(site: Site, part: Tensor) -> Tensor:
-    """Draw a site as a function of the auxiliary vector."""
+def sample_part(site: Site, part: Tensor) -> Tensor:
+    """Draw a site as a function of its part of a vector of reals, ``(*batch, size)``."""
     unconstrained = part.reshape(part.shape[:-1] + site.shape)
     value = site.transform(unconstrained)
     log_det = site.transform.inv.log_abs_det_jacobian(value, unconstrained)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyrometa.guides.families import unconstrained
 from pyrometa.guides.log_joint import LogJoint
 from pyrometa.guides.pooling import row_mask
 from pyrometa.guides.set_attention import SetAttention
@@ -75,7 +76,7 @@ class LaplaceEncoder(nn.Module):
         if self.refines:
             mean, log_width = self._refined(mean.detach(), log_width.detach(), mask, args)
         scale = self.latent_width * log_width.exp()
-        return torch.cat([self._reals(mean), _unsoftplus(scale)])[None]
+        return torch.cat([self._reals(mean), unconstrained(scale)])[None]
 
     def _refined(
         self, mean: Tensor, log_width: Tensor, mask: Tensor, args: tuple[Tensor, ...]
@@ -124,11 +125,6 @@ def _positive(curvature: Tensor) -> Tensor:
     """With as much of the identity added as leaves no curvature below half that of the prior."""
     lowest = torch.linalg.eigvalsh(curvature).min()
     return curvature + (0.5 - lowest).clamp(min=0) * torch.eye(len(curvature)).to(curvature)
-
-
-def _unsoftplus(scale: Tensor) -> Tensor:
-    """The number of which ``families.positive`` makes this scale."""
-    return scale + torch.log(-torch.expm1(-scale)) - 0.5413248546129181
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

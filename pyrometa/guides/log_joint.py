@@ -7,15 +7,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.util import sum_rightmost
 from pyro.infer.elbo import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrometa.elbos import loss_of
+from pyrometa.guides.groups import sample_part
 from pyrometa.guides.sites import Site
 
 
@@ -68,7 +67,7 @@ class LogJoint:
             parts = points.split([site.size for site in self._sites], dim=-1)
             with plate or nullcontext():
                 for site, part in zip(self._sites, parts, strict=True):
-                    _sample_at(site, part.reshape(part.shape[:-1] + site.shape))
+                    sample_part(site, part)
 
         return -self._loss(model, given, *args)
 
@@ -81,13 +80,6 @@ class LogJoint:
 
         hessians, gradient = torch.func.jacrev(slope, has_aux=True)(points)
         return gradient, -hessians.sum(1)
-
-
-def _sample_at(site: Site, unconstrained: Tensor) -> None:
-    value = site.transform(unconstrained)
-    log_det = site.transform.log_abs_det_jacobian(unconstrained, value)
-    log_det = sum_rightmost(log_det, log_det.dim() - value.dim() + site.event_dim)
-    pyro.sample(site.name, dist.Delta(value, log_density=-log_det, event_dim=site.event_dim))
 
 
 class _Rows(Messenger):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -115,20 +115,18 @@ class Implicit:
         losses = path.score(end)
         if not problem.steps:
             return losses.detach(), gradients(losses.sum(), problem.outer)
-        support, variables, _ = path.loss(end, 0)
-        fast = TaskRows(list(variables.values()), len(path.tasks))
-        inner = _Inner(path, fast, support)
-        solution = self._solved(inner, fast.gradient(losses.sum()))
+        strength = problem.rule.strength if isinstance(problem.rule, ProximalSGD) else 0.0
+        inner = _surface(path, end, strength)
+        solution = self._solved(problem.rule, inner, inner.fast.gradient(losses.sum()))
         theta = {name: leaf for name, leaf in problem.outer.items() if name not in problem.adapted}
         by_theta = gradients(losses.sum() - (inner.slope * solution).sum(), theta)
-        if isinstance(problem.rule, Newton):
+        if not strength:
             return losses.detach(), by_theta
-        by_start = fast.by_name(inner.strength * solution, path.fast_weights(end))
+        by_start = inner.fast.by_name(strength * solution, path.fast_weights(end))
         return losses.detach(), {**by_theta, **{name: grads.sum(0) for name, grads in by_start.items()}}
 
-    def _solved(self, inner: _Inner, right: Tensor) -> Tensor:
+    def _solved(self, rule: Rule, inner: Surface, right: Tensor) -> Tensor:
         """The inner loss's Hessian's inverse times some rows, shape ``(tasks, size)``."""
-        rule = inner.path.problem.rule
         if isinstance(rule, Newton) and right.shape[1] <= rule.max_dim:
             return solved(inner.hessian(), right)
         if self.solver == "cg":
@@ -136,34 +134,13 @@ class Implicit:
         return neumann(inner.product, right, self.iterations, _least_rate(rule))
 
 
-class _Inner:
-    """The inner loss around the point that adaptation arrived at.
-
-    Args:
-        path: whose loss it is.
-        fast: what it is differentiated by.
-        support: the support losses there.
-
-    Attributes:
-        strength: of the pull to the start.
-        slope: its gradient on the graph, shape ``(tasks, size)``.
-    """
-
-    def __init__(self, path: ScoredPath, fast: TaskRows, support: Tensor) -> None:
-        rule = path.problem.rule
-        self.path, self._fast, self._support = path, fast, support
-        self.strength = rule.strength if isinstance(rule, ProximalSGD) else 0.0
-        loss = support.sum() + self.strength * fast.half_square() if self.strength else support.sum()
-        self.slope = fast.gradient(loss, create_graph=True)
-
-    def product(self, rows: Tensor) -> Tensor:
-        """Its Hessian times rows of shape ``(tasks, size)``."""
-        return self._fast.gradient(self.slope, rows)
-
-    def hessian(self) -> Tensor:
-        """Its Hessian, shape ``(tasks, size, size)``."""
-        at = partial(self.path.losses_at, step=0)
-        return Surface(self._fast, self._support.view(-1), self.slope, False, at, self.path.batched).hessian()
+def _surface(path: ScoredPath, end: Any, strength: float) -> Surface:
+    """The inner loss around the point that adaptation arrived at, with a pull of some strength to the start."""
+    losses, variables, _ = path.loss(end, 0)
+    fast = TaskRows(list(variables.values()), len(path.tasks))
+    loss = losses.sum() + strength * fast.half_square() if strength else losses.sum()
+    slope = fast.gradient(loss, create_graph=True)
+    return Surface(fast, losses.view(-1), slope, False, partial(path.losses_at, step=0), path.batched)
 
 
 def _least_rate(rule: Rule) -> float:
