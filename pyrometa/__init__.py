@@ -17,7 +17,14 @@ from pyrometa.algorithms import (
 )
 from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Engine
-from pyrometa.errors import LoopWarning, NonFiniteError, NotInitializedError, ReachError, UnsupportedProgramError
+from pyrometa.errors import (
+    LoopWarning,
+    NonFiniteError,
+    NotInitializedError,
+    ProcessError,
+    ReachError,
+    UnsupportedProgramError,
+)
 from pyrometa.inner import (
     SGD,
     SVGD,
@@ -32,6 +39,7 @@ from pyrometa.inner import (
 from pyrometa.metasvi import MetaSVI
 from pyrometa.noise.options import Noise
 from pyrometa.outer import Displacement, Implicit, Unrolled
+from pyrometa.processes import Processes
 from pyrometa.program.adapted import AdaptedGuide
 from pyrometa.scores import PredictiveLoss
 
@@ -64,6 +72,8 @@ __all__ = [
     "NotInitializedError",
     "Preconditioned",
     "PredictiveLoss",
+    "ProcessError",
+    "Processes",
     "ProximalSGD",
     "ReachError",
     "StickingTheLanding_ELBO",

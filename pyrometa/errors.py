@@ -66,3 +66,7 @@ class NonFiniteError(ArithmeticError):
     ) -> None:
         super().__init__(message)
         self.task, self.step, self.parameter = task, step, parameter
+
+
+class ProcessError(RuntimeError):
+    """Another process of the run failed, or has something else than this one; the message says which and what."""

@@ -16,7 +16,8 @@ from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
 from pyrometa.noise.options import Noise
-from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads
+from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads, scores
+from pyrometa.processes import ALONE
 from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection, checked_noise
 from pyrometa.types import Data, Params, TaskBatch
 
@@ -55,6 +56,9 @@ class MetaSVI:
         score: another query objective than the loss, in the loss's form, to be minimised.
         engine: how tasks are run.
         noise: the points at which an ELBO takes its particles' noise. Default ``Noise()``, random ones.
+
+    Attributes:
+        processes: those that share each meta-batch; set ``pm.Processes.of_group()`` in a loop of your own.
 
     Raises:
         TypeError: an argument of the wrong kind; the message says what to give.
@@ -109,7 +113,7 @@ class MetaSVI:
         self.meta_gradient: MetaGradient = Unrolled() if own.meta_gradient is None else own.meta_gradient
         self.engine = Engine() if engine is None else engine
         self.noise = checked_noise(noise, loss, score)
-        self._runners = Runners()
+        self.processes, self._runners = ALONE, Runners()
 
     @property
     def _program(self) -> Given | Program:
@@ -172,7 +176,7 @@ class MetaSVI:
         problem, tasks = self._problem(support, query, kwargs, self.steps)
         check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
         with naming_lines(problem.program):
-            losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks)
+            losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks, self.processes)
         check_finite(losses, grads, problem)
         return losses.mean(), grads
 
@@ -210,7 +214,7 @@ class MetaSVI:
         at = range(self.steps + 1) if steps is None else step_counts(steps)
         problem, tasks = self._problem(support, query, kwargs, max(at))
         with naming_lines(problem.program):
-            return self._runner.scores(problem, tasks, at)
+            return scores(self._runner, problem, tasks, at, self.processes)
 
     def adapt(self, support: OneTask, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
         """Fit one task.

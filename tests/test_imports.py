@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrometa"
 
 GROUND = {"types", "errors", "nest", "internals"}
 BELOW_PROGRAM = GROUND | {"rewrites", "explain", "atomic", "recording", "noise", "elbos"}
-CORE = BELOW_PROGRAM | {"program", "inner", "engine", "outer"}
+CORE = BELOW_PROGRAM | {"program", "inner", "engine", "processes", "outer"}
 
 # For each part what it may import at the top of a module, and what else inside a function.
 # The row with the longest matching name counts. "" is the package's own __init__.
@@ -34,7 +34,8 @@ TABLE = {
     "program": (BELOW_PROGRAM, set()),
     "inner": (GROUND, set()),
     "engine": (BELOW_PROGRAM | {"program", "inner"}, set()),
-    "outer": (GROUND | {"engine", "inner"}, set()),
+    "outer": (GROUND | {"engine", "inner", "processes"}, set()),
+    "processes": (GROUND, set()),
     "tasks": (GROUND, set()),
     "learner": (CORE, set()),
     "metasvi": (CORE | {"learner"}, {"interop"}),

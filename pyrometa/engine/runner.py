@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrometa.atomic.interrupts import check_interrupt
@@ -65,12 +64,12 @@ class Runner:
                 else:
                     yield batch.index, result
 
-    def scores(self, problem: Problem, groups: Sequence[TaskBatch], at: Collection[int]) -> Tensor:
-        """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps."""
+    def scores(self, problem: Problem, groups: Sequence[TaskBatch], at: Collection[int]) -> dict[int, Tensor]:
+        """Query losses of shape ``(len(at),)`` after several numbers of inner steps, by position in the meta-batch."""
         losses: dict[int, Tensor] = {}
         for index, some in self.run(problem, groups, Scores(tuple(at))):
             losses.update(zip(index, some.unbind(1), strict=True))
-        return torch.stack([losses[i] for i in range(len(losses))], dim=1)
+        return losses
 
     def adapted(self, problem: Problem, groups: Sequence[TaskBatch]) -> list[Params]:
         """Fast weights of each task after the last step, cut off from any graph."""
@@ -91,7 +90,7 @@ class Runner:
 
     def _batches(self, problem: Problem, groups: Sequence[TaskBatch], order: GradientOrder) -> Sequence[TaskBatch]:
         """Tasks of different sizes padded to a few shapes, where that can be done; else size by size."""
-        if len(groups) == 1 or self._options.vectorize is False or not self._pads:
+        if len(groups) <= 1 or self._options.vectorize is False or not self._pads:
             return groups
         try:
             return self._padded(problem, groups, order)

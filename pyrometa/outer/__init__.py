@@ -2,7 +2,8 @@
 
 from pyrometa.outer.displacement import Displacement
 from pyrometa.outer.implicit import Implicit
-from pyrometa.outer.meta_gradient import MetaGradient, check_finite, loss_and_grads
+from pyrometa.outer.meta_batch import check_finite, loss_and_grads, scores
+from pyrometa.outer.meta_gradient import MetaGradient
 from pyrometa.outer.optimizer import Optim, OuterOptimizer
 from pyrometa.outer.unrolled import Unrolled
 
@@ -15,4 +16,5 @@ __all__ = [
     "Unrolled",
     "check_finite",
     "loss_and_grads",
+    "scores",
 ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from pyrometa.engine import PathFunction, Problem, Runner, ScoredPath
-from pyrometa.errors import NonFiniteError
-from pyrometa.inner import Rule, all_finite, cure
-from pyrometa.types import Params, TaskBatch
+from pyrometa.engine import PathFunction, ScoredPath
+from pyrometa.inner import Rule
+from pyrometa.types import Params
 
 
 class MetaGradient(PathFunction, Protocol):
@@ -44,53 +42,3 @@ class MetaGradient(PathFunction, Protocol):
 
         The gradient is by the names of ``path.problem.outer``; a name that is left out has none.
         """
-
-
-def loss_and_grads(
-    meta_gradient: MetaGradient, runner: Runner, problem: Problem, tasks: Sequence[TaskBatch]
-) -> tuple[Tensor, Params]:
-    """Query loss of each task of a meta-batch, and the gradient of its mean for all that the outer loop learns.
-
-    Args:
-        meta_gradient: how the outer loop learns.
-        runner: how tasks are run.
-        problem: what adapts, and how.
-        tasks: the meta-batch.
-
-    Returns:
-        Losses of shape ``(tasks,)`` in the order of the meta-batch, and gradients by name.
-    """
-    grads = {name: torch.zeros_like(leaf) for name, leaf in problem.outer.items()}
-    losses: dict[int, Tensor] = {}
-    for index, (some_losses, some_grads) in runner.run(problem, tasks, meta_gradient):
-        for name, grad in some_grads.items():
-            grads[name].add_(grad)
-        losses.update(zip(index, some_losses, strict=True))
-    for grad in grads.values():
-        grad.div_(len(losses))
-    return torch.stack([losses[i] for i in range(len(losses))]), grads
-
-
-def check_finite(losses: Tensor, grads: Params, problem: Problem) -> None:
-    """Refuse to learn from numbers that are not finite.
-
-    Args:
-        losses: query loss of each task, shape ``(tasks,)``.
-        grads: meta-gradient by name.
-        problem: what adapted, and how.
-
-    Raises:
-        NonFiniteError: naming the task, or the parameter.
-    """
-    if all_finite([losses, *grads.values()]):
-        return
-    if not torch.isfinite(losses).all():
-        task, steps = int((~torch.isfinite(losses)).nonzero()[0]), problem.steps
-        raise NonFiniteError(
-            f"task {task}: the query loss after {steps} steps is {losses[task].item():g}: {cure(problem.rule)}",
-            task,
-            steps,
-        )
-    for name, grad in grads.items():
-        if not torch.isfinite(grad).all():
-            raise NonFiniteError(f"the meta-gradient of {name!r} is not finite", parameter=name)

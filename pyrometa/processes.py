@@ -1,0 +1,159 @@
+"""The processes of a run, each of which computes its share of a meta-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from pyrometa.errors import NonFiniteError, ProcessError, in_short
+from pyrometa.types import TaskBatch
+
+
+@dataclass(frozen=True)
+class Processes:
+    r"""The processes that work on one meta-batch, and which of them this is.
+
+    All hold the same parameters and draw the same meta-batch with the same noise, so that a task's noise does not
+    depend on how many they are. Process r of W computes tasks :math:`\lfloor r B / W \rfloor` up to
+    :math:`\lfloor (r + 1) B / W \rfloor`, which may be none, and sums go to all of them:
+
+    .. math:: g = \frac{1}{B} \sum_{r} \sum_{t \in \text{share}(r)} g_t
+
+    Attributes:
+        rank: which process this is.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @staticmethod
+    def of_group() -> Processes:
+        """Those of torch's default process group; this one alone where there is none."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return ALONE
+        return Processes(distributed.get_rank(), distributed.get_world_size())
+
+    def share(self, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
+        """This process's tasks of a meta-batch, with their positions in the whole of it."""
+        if self.count == 1:
+            return list(groups)
+        total = sum(len(group) for group in groups)
+        mine = range(total * self.rank // self.count, total * (self.rank + 1) // self.count)
+        rows = [[row for row, index in enumerate(group.index) if index in mine] for group in groups]
+        return [group.chosen(some) for group, some in zip(groups, rows, strict=True) if some]
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """What runs within succeeds in all processes, or fails in all of them with one message.
+
+        Raises:
+            NonFiniteError: of any process, in all.
+            ProcessError: another error, in the processes that it was not raised in.
+        """
+        error = None
+        try:
+            yield
+        except Exception as raised:
+            if self.count == 1:
+                raise
+            error = raised
+        if self.count > 1:
+            self._raise_first(error)
+
+    def gathered(self, own: Mapping[int, Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:
+        """The rows of all tasks of a meta-batch, from the processes that have them.
+
+        Args:
+            own: this process's rows by position in the meta-batch, each of the shape.
+            count: the number of tasks.
+            shape: a row's; all rows are of it.
+
+        Returns:
+            Shape ``(count, *shape)``; in double precision if there are several processes.
+        """
+        if self.count == 1:
+            return torch.stack([own[i] for i in range(count)])
+        rows = torch.zeros(count, *shape, dtype=torch.float64, device=_device())
+        for index, row in own.items():
+            rows[index] = row
+        self.sum_up([rows])
+        return rows
+
+    def sum_up(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over the processes, in place."""
+        if self.count == 1:
+            return
+        kinds = dict.fromkeys((tensor.dtype, tensor.device) for tensor in tensors)
+        for kind in kinds:
+            some = [tensor for tensor in tensors if (tensor.dtype, tensor.device) == kind]
+            flat = torch.cat([tensor.reshape(-1) for tensor in some])
+            distributed.all_reduce(flat)
+            for tensor, part in zip(some, flat.split([tensor.numel() for tensor in some]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def take_over(self, tensors: Sequence[Tensor]) -> None:
+        """Make each tensor that of process 0, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                whole = tensor.detach().contiguous()
+                distributed.broadcast(whole, 0)
+                tensor.detach().copy_(whole)
+
+    def check_alike(self, what: str, number: float, cure: str) -> None:
+        """Refuse to go on where processes that should agree do not.
+
+        Raises:
+            ProcessError: with what each process has.
+        """
+        if self.count > 1:
+            numbers = self._told(number)
+            if len(set(numbers)) > 1:
+                raise ProcessError(f"processes have different {what} ({', '.join(map(str, numbers))}): {cure}")
+
+    def _raise_first(self, error: Exception | None) -> None:
+        """Raise the error of the first process that has one."""
+        failed = torch.tensor([float(error is not None)], device=_device())
+        distributed.all_reduce(failed)
+        if not failed:
+            return
+        rank, first = next((rank, told) for rank, told in enumerate(self._told(_said(error))) if told is not None)
+        if rank == self.rank and error is not None:
+            raise error
+        raise _raised(rank, first)
+
+    def _told(self, own: Any) -> list[Any]:
+        """What each process says, in their order."""
+        everyone: list[Any] = [None] * self.count
+        distributed.all_gather_object(everyone, own)
+        return everyone
+
+
+ALONE = Processes()
+"""One process, which computes everything."""
+
+
+def _device() -> torch.device:
+    """Where a process group takes its tensors from."""
+    on_gpu = distributed.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def _said(error: Exception | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    if isinstance(error, NonFiniteError):
+        where = {"task": error.task, "step": error.step, "parameter": error.parameter}
+        return {"message": str(error), "where": where}
+    return {"message": in_short(error)}
+
+
+def _raised(rank: int, said: Mapping[str, Any]) -> Exception:
+    if "where" in said:
+        return NonFiniteError(said["message"], **said["where"])
+    return ProcessError(f"process {rank} ended: {said['message']}")

@@ -1,0 +1,89 @@
+"""Several processes compute what one does: meta-gradients to round-off, training to rounding, errors in all of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyrometa as pm
+from pyrometa.types import Data, TaskBatch
+
+PROGRAM = Path(__file__).with_name("processes_program.py")
+RAGGED = [{"engine": "engine", "ragged": True}]
+ALL = [{"engine": "engine"}, {"engine": "loop", "ragged": True}, {"engine": "recorded", "tasks": 4}, *RAGGED]
+ENDS = [
+    {"engine": "recorded", "tasks": 1},  # a process without a task
+    {"bad": 4},
+]
+BREAKS = {"breaks": 1}
+
+
+def results_of(count, folder, cases):
+    """What each of ``count`` processes gives."""
+    command = [sys.executable, "-W", "ignore", str(PROGRAM), str(folder / f"store{count}")]
+    started = [
+        subprocess.Popen([*command, str(rank), str(count), json.dumps(cases)], stdout=subprocess.PIPE, text=True)
+        for rank in range(count)
+    ]
+    return [json.loads(process.communicate(timeout=240)[0]) for process in started]
+
+
+def assert_close(one, other):
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            assert_close(a, b)
+    else:
+        assert one == (pytest.approx(other, rel=1e-12, abs=1e-13) if isinstance(one, float) else other)
+
+
+def check(alone, together):
+    for result in together:
+        assert result == together[0]
+        assert_close(result, alone)
+    assert alone[-1]["error"].startswith("NonFiniteError: task 4, inner step 0")
+    assert (alone[-1]["task"], alone[-1]["step"]) == (4, 0)
+
+
+def test_two_processes_give_what_one_gives_and_fail_together(tmp_path):
+    [alone] = results_of(1, tmp_path, RAGGED + ENDS)
+    *together, broken = zip(*results_of(2, tmp_path, [*RAGGED, *ENDS, BREAKS]), strict=True)
+    check(alone, list(zip(*together, strict=True)))
+    assert broken[0]["error"].startswith("ProcessError: process 1 ended: TypeError: ")
+    assert broken[1]["error"].startswith("TypeError: ")
+
+
+@pytest.mark.slow
+def test_four_processes_give_what_one_gives(tmp_path):
+    [alone] = results_of(1, tmp_path, ALL + ENDS)
+    check(alone, results_of(4, tmp_path, ALL + ENDS))
+
+
+@pytest.mark.parametrize(("total", "count"), [(5, 2), (5, 4), (2, 4), (8, 3), (1, 2), (6, 1)])
+def test_each_task_is_in_one_share(total, count):
+    index = tuple(range(total))[::-1]
+    groups = [batch(index[: total // 2]), batch(index[total // 2 :])]
+    shares = [pm.Processes(rank, count).share([g for g in groups if len(g)]) for rank in range(count)]
+    sizes = [sum(len(group) for group in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    found = [pair for share in shares for group in share for pair in rows_by_index(group)]
+    assert sorted(found) == [(i, float(i)) for i in range(total)]
+
+
+def batch(index):
+    data = Data((torch.tensor([float(i) for i in index]),))
+    return TaskBatch(index, data, data, (), ())
+
+
+def rows_by_index(group):
+    return list(zip(group.index, group.support.args[0].tolist(), strict=True))
+
+
+def test_alone_there_is_no_group():
+    assert pm.Processes.of_group() == pm.Processes(0, 1)
