@@ -18,6 +18,7 @@ from pyrometa.algorithms import (
 from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Engine
 from pyrometa.errors import (
+    CheckpointError,
     LoopWarning,
     NonFiniteError,
     NotInitializedError,
@@ -58,6 +59,7 @@ __all__ = [
     "Adam",
     "AdaptedGuide",
     "Amortize",
+    "CheckpointError",
     "Displacement",
     "Engine",
     "Implicit",

@@ -48,6 +48,10 @@ class UnsupportedProgramError(ValueError):
         self.has_line = has_line
 
 
+class CheckpointError(ValueError):
+    """A file can't be read as the checkpoint that was asked for; the message says the file, the reason and the cure."""
+
+
 class LoopWarning(UserWarning):
     """Tasks are run one at a time, which is slower; the message says why."""
 

@@ -37,6 +37,7 @@ TABLE = {
     "outer": (GROUND | {"engine", "inner", "processes"}, set()),
     "processes": (GROUND, set()),
     "tasks": (GROUND, set()),
+    "saving": (GROUND, set()),
     "learner": (CORE, set()),
     "metasvi": (CORE | {"learner"}, {"interop"}),
     "algorithms": (CORE | {"metasvi"}, set()),
