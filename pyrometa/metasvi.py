@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
+from pyrometa.learner.saved import Saved
 from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads, scores
 from pyrometa.processes import ALONE
@@ -22,7 +23,7 @@ from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction,
 from pyrometa.types import Data, Params, TaskBatch
 
 
-class MetaSVI:
+class MetaSVI(Saved):
     r"""SVI whose starting point is learned from many tasks.
 
     .. math::
@@ -271,21 +272,6 @@ class MetaSVI:
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimiser of the outer loop, to build a learning-rate scheduler on."""
         return self._state.known().optimizer.optimizer
-
-    @exclusive
-    def state_dict(self) -> dict[str, Any]:
-        """All that the outer loop has learned, and its optimiser's state, by parameter name."""
-        return self._state.known().state_dict()
-
-    @exclusive
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from :meth:`state_dict`; the leaves keep their identity.
-
-        Raises:
-            NotInitializedError: before first data; call :meth:`init`.
-            ValueError: names or shapes differ; nothing was changed.
-        """
-        self._state.known().load_state_dict(state)
 
     def _problem(
         self, support: Argument, query: Argument | None, kwargs: Kwargs, steps: int

@@ -38,7 +38,7 @@ TABLE = {
     "processes": (GROUND, set()),
     "tasks": (GROUND, set()),
     "saving": (GROUND, set()),
-    "learner": (CORE, set()),
+    "learner": (CORE | {"saving"}, set()),
     "metasvi": (CORE | {"learner"}, {"interop"}),
     "algorithms": (CORE | {"metasvi"}, set()),
     "models": (set(), set()),

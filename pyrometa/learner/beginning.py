@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, ranks, read_tasks
 from pyrometa.learner.bound_rules import BoundRules
-from pyrometa.learner.learner import Guard, Learner, check_rule, guard_program
+from pyrometa.learner.learner import Checkpoint, Guard, Learner, check_rule, guard_program
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.outer.optimizer import check_optim
 from pyrometa.program.discovery import discover
@@ -34,6 +34,7 @@ class Beginning:
         guard: what the program has to pass, besides what every program has to.
         adapt: what adapts.
         optim: what the optimiser is made from.
+        awaited: a checkpoint that the learner is to take over.
 
     Raises:
         TypeError: an ``optim`` that no optimiser can be made from.
@@ -43,6 +44,7 @@ class Beginning:
     guard: Guard
     adapt: Selection
     optim: Optim
+    awaited: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         check_optim(self.optim)
@@ -80,6 +82,7 @@ class Beginning:
             ReachError: the program reads an adapted parameter from where fast weights do not reach.
             UnsupportedProgramError: a part of the program that can't be differentiated rightly.
             TypeError, ValueError: bad data, a guide that misses a site, nothing that adapts or learns.
+            CheckpointError: the awaited checkpoint is of another program.
         """
         with naming_lines(self.program):
             check_call(self.program.model, data)
@@ -95,7 +98,12 @@ class Beginning:
             learned = _learned(rules.of(rule), {name: leaves[name] for name in adapted}, steps, meta_gradient)
             optimizer = OuterOptimizer(self.optim, leaves, by_public_name(learned), rule.outer_lr)
         program.guarded.let_pass(program.modes())
-        return Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data), rules)
+        learner = Learner(program, self.guard, leaves, adapted, learned, optimizer, ranks(data), rules)
+        return learner if self.awaited is None else learner.after(self.awaited)
+
+    def after(self, checkpoint: Checkpoint) -> Beginning:
+        """The same, to take over a checkpoint on first data."""
+        return replace(self, awaited=checkpoint)
 
     def _adapted(self, program: Program, steps: int) -> tuple[str, ...]:
         adapted = select(self.adapt, program.leaves)

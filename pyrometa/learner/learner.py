@@ -8,18 +8,22 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.elbos import StickingTheLanding_ELBO
 from pyrometa.engine import Problem
 from pyrometa.engine.problem import by_public_name
+from pyrometa.errors import CheckpointError
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, LossRule, Newton, Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.learner.bound_rules import BoundRules
+from pyrometa.learner.differences import differences
 from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
+from pyrometa.program.constants import constants
 from pyrometa.program.discovery import look_again
 from pyrometa.program.geometry import find_geometry
 from pyrometa.program.guards import second_order
@@ -32,6 +36,19 @@ from pyrometa.types import Data, Params, TaskBatch
 
 Guard: TypeAlias = Callable[[Program, Data, Sequence[str]], None]
 """Refuses a program on some data, by the names of what adapts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A learner's state in a file.
+
+    Attributes:
+        path: the file.
+        state: what it holds.
+    """
+
+    path: str
+    state: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +142,18 @@ class Learner:
         """All that the outer loop learns by public name, what was frozen since first data too."""
         return {**self.leaves, **by_public_name(self.learned)}
 
+    def constants(self) -> Params:
+        """What the program computes with and the outer loop does not learn, by public name."""
+        return constants(self.program, self.leaves)
+
     def state_dict(self) -> dict[str, Any]:
-        """All that the outer loop has learned, and its optimiser's state, by parameter name."""
+        """All that the outer loop has learned, its optimiser's state, and what the program has besides, by name."""
         optimizer = self.optimizer.state_dict()
-        parameters = {name: leaf.detach().clone() for name, leaf in self.parameters().items()}
-        return {"parameters": parameters, "optimizer": optimizer}
+        parameters, besides = (
+            {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            for tensors in (self.parameters(), self.constants())
+        )
+        return {"parameters": parameters, "optimizer": optimizer, "constants": besides}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from :meth:`state_dict`; the leaves keep their identity.
@@ -137,24 +161,41 @@ class Learner:
         Raises:
             ValueError: names or shapes differ; nothing was changed.
         """
-        leaves = self.parameters()
+        leaves, besides = self.parameters(), self.constants()
         missing = [part for part in ("parameters", "optimizer") if part not in state]
         if missing:
             raise ValueError(f"the state lacks {' and '.join(missing)}: give what meta.state_dict() returned")
-        given = state["parameters"]
-        if leaves.keys() != given.keys():
-            raise ValueError(f"the state is of other parameters: {', '.join(sorted(leaves.keys() ^ given.keys()))}")
-        for name, leaf in leaves.items():
-            if leaf.shape != given[name].shape:
-                raise ValueError(f"{name} has shape {tuple(leaf.shape)}, the state's {tuple(given[name].shape)}")
-        with self.optimizer.undone_on_error(), torch.no_grad():
+        given, others = state["parameters"], state.get("constants", besides)
+        different = differences(leaves, besides, given, others)
+        if different:
+            raise ValueError(f"the state is of another program: {different}")
+        moved = {name: besides[name] for name, value in others.items() if not _same(besides[name], value)}
+        with self.optimizer.undone_on_error(moved.values()), torch.no_grad():
             self.optimizer.load_state_dict(state["optimizer"])
             for name, leaf in leaves.items():
                 leaf.copy_(given[name])
+            for name, tensor in moved.items():
+                tensor.copy_(others[name])
+
+    def after(self, checkpoint: Checkpoint) -> Learner:
+        """This learner, in the state of a checkpoint.
+
+        Raises:
+            CheckpointError: it is of another program; nothing was changed.
+        """
+        try:
+            self.load_state_dict(checkpoint.state)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.path} does not suit this MetaSVI: {error}") from None
+        return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         own([*self.learned.values(), *self.optimizer.tensors()])
+
+
+def _same(held: Tensor, given: Tensor) -> bool:
+    return held.dtype == given.dtype and torch.equal(held.cpu(), given.cpu())
 
 
 def check_grad_mode() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -95,9 +95,9 @@ class OuterOptimizer:
         with self.undone_on_error():
             self._update(grads)
 
-    def undone_on_error(self) -> Undo:
-        """A context that puts leaves, gradients and the optimiser's state back if what runs within fails."""
-        return Undo(self.optimizer, self._leaves.values())
+    def undone_on_error(self, others: Iterable[Tensor] = ()) -> Undo:
+        """A context that puts leaves, gradients, the optimiser's state and others back if what runs within fails."""
+        return Undo(self.optimizer, [*self._leaves.values(), *others])
 
     def _update(self, grads: Mapping[str, Tensor]) -> None:
         before = {name: leaf.grad for name, leaf in self._leaves.items()}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from safetensors.torch import load
+
 from pyrometa.errors import CheckpointError
 from pyrometa.saving.frame import START, Refusal, about, framed, written
 from pyrometa.saving.structure import put_together, taken_apart
@@ -98,8 +100,6 @@ class _Damaged(CheckpointError):
 
 
 def _state(path: Path, kind: str) -> Any:
-    from safetensors.torch import load
-
     data = path.read_bytes()
     return put_together(_told(path, data, kind)["state"], load(data))
 

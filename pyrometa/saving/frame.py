@@ -15,6 +15,8 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor
 
 FORMAT = 1
@@ -45,9 +47,6 @@ def framed(kind: str, structure: Any, tensors: dict[str, Tensor]) -> bytes:
     Raises:
         ValueError: the structure without its tensors is too long for a safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save
-
     told = {"written": time.time_ns(), "format": FORMAT, "kind": kind, "versions": _versions(), "state": structure}
     text = json.dumps(told, allow_nan=False, separators=(",", ":"))
     try:
@@ -76,15 +75,16 @@ def about(data: bytes) -> dict[str, Any]:
     Raises:
         Refusal: it is no checkpoint, not whole, altered, or of a format yet to come.
     """
-    header = _header(data)
-    text = header.get("__metadata__", {}).get("pyrometa")
-    if text is None:
+    if data[8:9] not in (b"{", b""):
         raise Refusal("is no checkpoint of pyrometa's")
-    _check_length(data, _end(data, header))
+    _check_length(data, max(_header_end(data), 9))
     found = _digest_in(data)
-    if found is None or found[1].decode() != _digest(data, found):
+    if found is None:
+        raise Refusal("is no checkpoint of pyrometa's, or was altered")
+    if found[1].decode() != _digest(data, found):
+        _check_length(data, _end(data))
         raise Refusal("was altered, as its checksum says")
-    told = json.loads(text)
+    told = json.loads(_header(data)["__metadata__"]["pyrometa"])
     if told["format"] > FORMAT:
         raise Refusal(f"has format {told['format']}, and this pyrometa reads up to {FORMAT}", "update pyrometa")
     return told
@@ -97,23 +97,21 @@ def written(start: bytes) -> int | None:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    if data[8:9] not in (b"{", b""):
-        raise Refusal("is no checkpoint of pyrometa's")
-    end = 8 + _header_size(data)
-    _check_length(data, max(end, 9))
+    return json.loads(data[8 : _header_end(data)])
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _end(data: bytes) -> int:
+    """Where a file ends by its header; where that can't be read, at the header's end."""
+    end = _header_end(data)
     try:
-        return json.loads(data[8:end])
-    except ValueError:
-        raise Refusal("is no checkpoint of pyrometa's, or was altered") from None
-
-
-def _header_size(data: bytes) -> int:
-    return int.from_bytes(data[:8], "little")
-
-
-def _end(data: bytes, header: dict[str, Any]) -> int:
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return 8 + _header_size(data) + max(ends, default=0)
+        ends = [entry["data_offsets"][1] for name, entry in _header(data).items() if name != "__metadata__"]
+        return end + max(ends, default=0)
+    except (ValueError, LookupError, TypeError):  # it was altered itself
+        return end
 
 
 def _check_length(data: bytes, length: int) -> None:
@@ -122,7 +120,7 @@ def _check_length(data: bytes, length: int) -> None:
 
 
 def _digest_in(data: bytes) -> Any:
-    return _DIGEST.search(data, 8, 8 + _header_size(data))
+    return _DIGEST.search(data, 8, _header_end(data))
 
 
 def _digest(data: bytes, found: re.Match[bytes]) -> str:

@@ -6,6 +6,7 @@ Lists, None, booleans, short integers, finite numbers and most text are as in JS
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ Tensors = dict[str, Tensor]
 
 _DICTIONARIES: dict[str, type[dict]] = {"dict": dict, "ordered": OrderedDict, "counter": Counter}
 _PLAIN_INTEGERS = 2**63
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 # What a safetensors file holds under its own name in all versions; the rest goes in as bytes.
 _NATIVE = frozenset(
@@ -80,8 +82,7 @@ def _number(value: float) -> Any:
 
 def _text(value: str) -> Any:
     """Text; halves of surrogate pairs by number, as JSON would join them."""
-    lone = any("\ud800" <= character <= "\udfff" for character in value)
-    return {"str": [ord(character) for character in value]} if lone else value
+    return {"str": [ord(character) for character in value]} if _SURROGATES.search(value) else value
 
 
 _SCALARS: dict[type, Callable[[Any], Any]] = {int: _integer, float: _number, str: _text}
