@@ -14,16 +14,16 @@ from pyrometa.types import Params
 def constants(program: Program, learned: Collection[str]) -> Params:
     """Parameters that are not learned, and persistent buffers, by name: first data may have set some of them.
 
-    Buffers are named as parameters are, those of a module that a function registers ``module0.`` and so on.
+    What is of no leaf is named by its side and path, of a module that a function registers ``module0.`` and so on.
     """
     found = {name: leaf.tensor for name, leaf in program.leaves.items() if name not in learned}
-    seen: set[int] = set()
+    seen = {id(leaf.tensor) for leaf in program.leaves.values()}
     for prefix, root in _roots(program):
         persistent = root.state_dict(keep_vars=True)
-        for name, buffer in root.named_buffers():
-            if name in persistent and id(buffer) not in seen:
-                seen.add(id(buffer))
-                found[f"{prefix}.{name}"] = buffer
+        for name, tensor in (*root.named_parameters(), *root.named_buffers()):
+            if name in persistent and not tensor.requires_grad and id(tensor) not in seen:
+                seen.add(id(tensor))
+                found[f"{prefix}.{name}"] = tensor
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from same_bits import same
 
 from pyrometa import saving
 from pyrometa.errors import CheckpointError
@@ -21,26 +22,6 @@ DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16),
     *(torch.int32, torch.int64, torch.uint16, torch.uint64, torch.complex64, torch.complex128, torch.float8_e4m3fn),
 ]
-
-
-def same(a, b):
-    """Whether two nests are equal in types and bits."""
-    if isinstance(a, torch.Tensor):
-        return type(b) is torch.Tensor and a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return list(a) == list(b) and list(map(type, a)) == list(map(type, b)) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, np.ndarray | np.generic):
-        return a.dtype == b.dtype and a.dtype.str == b.dtype.str and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return struct.pack(">d", a) == struct.pack(">d", b) if isinstance(a, float) else a == b
-
-
-def bits(tensor):
-    own = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
-    return bytes(own.reshape(-1).view(torch.uint8).tolist())
 
 
 def after(state):
