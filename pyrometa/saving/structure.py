@@ -91,7 +91,7 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {int: _integer, float: _number, str
 def _tensor(value: Tensor, place: str, tensors: Tensors) -> dict[str, Any]:
     if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
         raise _refused(place, f"is a tensor of layout {value.layout}, {value.dtype} on {value.device}")
-    own = value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    own = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     if value.dtype in _NATIVE:
         return {"tensor": _added(own, place, tensors)}
     name = _added(own.reshape(-1).view(torch.uint8), place, tensors)
