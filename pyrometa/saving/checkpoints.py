@@ -120,9 +120,8 @@ def _other(path: Path, kind: str) -> str:
     """The cure for a damaged file: the newest whole one beside it, if there is one."""
     for beside in _newest_first(path.parent):
         with suppress(CheckpointError):
-            if not beside.samefile(path):
-                _told(beside, beside.read_bytes(), kind)
-                return f"the newest whole one beside it is {beside}"
+            _told(beside, beside.read_bytes(), kind)
+            return f"the newest whole one beside it is {beside}"
     return "no whole one is beside it, so start anew or give another"
 
 
