@@ -46,7 +46,7 @@ def write(path: File, state: Any, *, kind: str) -> None:
 
     Raises:
         TypeError: the state holds something else; the message says where.
-        ValueError: what it holds besides tensors and arrays is over 100 MB.
+        ValueError: what it holds besides tensors and arrays takes over 40 MB.
         OSError: what the system says. In all cases the file is as it was.
 
     Example:

@@ -15,7 +15,6 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,6 +23,9 @@ FORMAT = 1
 _PACKAGES = ("pyrometa", "torch", "pyro-ppl", "numpy", "safetensors")
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _UNKNOWN = "0" * 64
+LONGEST = 40_000_000
+"""A safetensors file's header, in which each quotation mark takes two bytes, may have 100 million."""
+
 _WRITTEN = re.compile(rb'\\"written\\":([0-9]+),')
 START = 4096
 """So many of a checkpoint's first bytes tell when it was written."""
@@ -45,14 +47,16 @@ def framed(kind: str, structure: Any, tensors: dict[str, Tensor]) -> bytes:
     """A checkpoint's bytes.
 
     Raises:
-        ValueError: the structure without its tensors is too long for a safetensors file.
+        ValueError: the structure without its tensors is too long for a safetensors file's header.
     """
     told = {"written": time.time_ns(), "format": FORMAT, "kind": kind, "versions": _versions(), "state": structure}
     text = json.dumps(told, allow_nan=False, separators=(",", ":"))
-    try:
-        data = save(tensors, {"pyrometa": text, "sha256": _UNKNOWN})
-    except SafetensorError as error:
-        raise ValueError(f"the state can't be written ({error}): hold many numbers in tensors or arrays") from None
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"what the state holds besides tensors and arrays takes {len(text)} bytes, and {LONGEST} is the most: "
+            "hold many numbers in a tensor or an array"
+        )
+    data = save(tensors, {"pyrometa": text, "sha256": _UNKNOWN})
     found = _digest_in(data)
     return b"".join([data[: found.start(1)], _digest(data, found).encode(), data[found.end(1) :]])
 
