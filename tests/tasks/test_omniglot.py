@@ -4,8 +4,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import Omniglot
 
-from pyrometa.tasks import DigitTasks, FewShotTasks, TaskSampler, load_omniglot
-from pyrometa.tasks import images as images_module
+from pyrometa.tasks import DigitTasks, FewShotTasks, TaskSampler, load_omniglot, optional
 
 BACKGROUND = {"Latin": {"character01": 3, "character02": 3}, "Greek": {"character01": 3, "character02": 3}}
 EVALUATION = {"Oriya": {"character02": 3, "character01": 3}}
@@ -105,6 +104,6 @@ def test_bad_size(tmp_path):
 
 
 def test_missing_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(images_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"'omniglot' needs torchvision, .* \"pyrometa\[digits\]\""):
         load_omniglot(tmp_path)
