@@ -74,3 +74,22 @@ class NonFiniteError(ArithmeticError):
 
 class ProcessError(RuntimeError):
     """Another process of the run failed, or has something else than this one; the message says which and what."""
+
+
+class ColumnError(ValueError):
+    """A column of a table is missing, or holds what a model cannot take; the message has the cure.
+
+    Attributes:
+        column: its name.
+    """
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.column)
+
+
+class ColumnTypeError(ColumnError, TypeError):
+    """A column of a table holds text, dates or lists where a model takes numbers."""

@@ -63,7 +63,10 @@ WITH_PYRO = {
     "scores", "diagnostics", "demo.reconstructions", "demo.training",
 }  # fmt: skip
 
-HEAVY = ("gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko")
+HEAVY = (
+    "gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko", "pyarrow", "pandas",
+    "polars",
+)  # fmt: skip
 ENTRIES = {"cli", "plots", "interop"}  # may need an extra when imported
 
 

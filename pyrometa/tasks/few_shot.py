@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from pyrometa.tasks.checks import positive
 from pyrometa.tasks.sampler import TaskSampler
-from pyrometa.tasks.seeded import positive
 
 __all__ = ["FewShotTasks"]
 

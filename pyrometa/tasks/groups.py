@@ -6,32 +6,40 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from pyrometa.tasks.checks import integer, positive
 from pyrometa.tasks.meta_batch import ModelTensors
-from pyrometa.tasks.seeded import Seeded, integer, positive
+from pyrometa.tasks.rows import row_count, take
+from pyrometa.tasks.seeded import Seeded
+from pyrometa.tasks.stored import StoredRows
 
-__all__ = ["GroupSampler", "GroupedTasks", "take"]
+__all__ = ["GroupSampler", "GroupedTasks"]
 
 Lists = tuple[list[ModelTensors], list[ModelTensors]]
 
 
 @dataclass(frozen=True, eq=False)
 class GroupedTasks:
-    """Tasks of any sizes: one group of a table each. Made by :func:`group_tasks`.
+    """Tasks of any sizes: one group of a table each.
 
-    ``len`` counts the groups.
+    Made by :func:`group_tasks`, :func:`from_frame` or :func:`from_parquet`. ``len`` counts the groups.
 
     Attributes:
-        rows: each group's rows as the model takes them, a tensor or a tuple of tensors, each ``(rows, ...)``.
+        rows: each group's rows as the model takes them, a tensor or a tuple of tensors, each ``(rows, ...)``; from a
+            file they are read when they are indexed.
         names: each group's name, as it stands in the group column.
     """
 
-    rows: tuple[ModelTensors, ...]
+    rows: Sequence[ModelTensors]
     names: tuple[Hashable, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many rows each group has; reads none."""
+        return self.rows.sizes if isinstance(self.rows, StoredRows) else [row_count(rows) for rows in self.rows]
 
     def split(self, support: float = 0.5, *, seed: int = 0) -> Lists:
         """Split every group's rows at random into support and query: a fixed set to evaluate on.
@@ -58,7 +66,10 @@ class GroupedTasks:
         """
         _check_support(support, self)
         generator = torch.Generator().manual_seed(integer("seed", seed))
-        return _split_all(self.rows, support, generator)
+        return _split_all(self._read(range(len(self))), support, generator)
+
+    def _read(self, groups: Sequence[int]) -> list[ModelTensors]:
+        return self.rows.read(groups) if isinstance(self.rows, StoredRows) else [self.rows[i] for i in groups]
 
 
 class GroupSampler(Seeded):
@@ -108,25 +119,19 @@ class GroupSampler(Seeded):
             TypeError: if ``batch_size`` is not an integer.
             ValueError: if it is below 1 or above the number of groups.
         """
-        if positive("batch_size", batch_size) > len(self.tasks):
+        return self._sample(positive("batch_size", batch_size), self._generator)
+
+    def _sample(self, batch_size: int, generator: torch.Generator) -> Lists:
+        if batch_size > len(self.tasks):
             raise ValueError(f"batch_size {batch_size} asks for more groups than there are: {len(self.tasks)}")
-        chosen = torch.randperm(len(self.tasks), generator=self._generator)[:batch_size]
-        return _split_all([self.tasks.rows[i] for i in chosen], self.support, self._generator)
-
-
-def take(data: ModelTensors, index: Tensor) -> ModelTensors:
-    """The rows of a table at an index."""
-    return tuple(column[index] for column in data) if isinstance(data, tuple) else data[index]
-
-
-def _size(data: ModelTensors) -> int:
-    return len(data[0] if isinstance(data, tuple) else data)
+        chosen = torch.randperm(len(self.tasks), generator=generator)[:batch_size].tolist()
+        return _split_all(self.tasks._read(chosen), self.support, generator)
 
 
 def _split_all(groups: Sequence[ModelTensors], support: float, generator: torch.Generator) -> Lists:
     supports, queries = [], []
     for data in groups:
-        order = torch.randperm(_size(data), generator=generator)
+        order = torch.randperm(row_count(data), generator=generator)
         count = _support_rows(support, len(order))
         supports.append(take(data, order[:count]))
         queries.append(take(data, order[count:]))
@@ -144,10 +149,10 @@ def _check_support(support: float, tasks: GroupedTasks) -> None:
         raise ValueError(f"support as a share of the rows must lie within (0, 1), got {support}")
     if isinstance(support, int):
         positive("support", support)
-        sizes = [_size(rows) for rows in tasks.rows]
+        sizes = tasks.sizes
         if sizes and min(sizes) <= support:
             name = tasks.names[sizes.index(min(sizes))]
             raise ValueError(
                 f"{support} support rows leave no query in group {name!r} of {min(sizes)} rows: "
-                f"leave such groups out by group_tasks(..., minimum={support + 1}), or give a share"
+                f"leave such groups out by minimum={support + 1}, or give a share"
             )

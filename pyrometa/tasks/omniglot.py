@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from pyrometa.tasks.checks import positive
 from pyrometa.tasks.optional import import_package
-from pyrometa.tasks.seeded import positive
 
 __all__ = ["Characters", "OmniglotData", "load_omniglot"]
 

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import torch
 
+from pyrometa.tasks.checks import positive
 from pyrometa.tasks.meta_batch import MetaBatch, ModelTensors
-from pyrometa.tasks.seeded import Seeded, positive
+from pyrometa.tasks.seeded import Seeded
 
 __all__ = ["TaskFamily", "TaskSampler"]
 
@@ -76,7 +77,10 @@ class TaskSampler(Seeded):
             TypeError: if ``batch_size`` is not an integer.
             ValueError: if it is below 1, or the family has not enough rows for a task.
         """
-        data = self._draw(positive("batch_size", batch_size), self.shots + self.queries)
+        return self._sample(positive("batch_size", batch_size), self._generator)
+
+    def _sample(self, batch_size: int, generator: torch.Generator) -> MetaBatch:
+        data = self._draw(batch_size, self.shots + self.queries, generator)
         if isinstance(data, tuple):
             support = tuple(rows[:, : self.shots] for rows in data)
             return MetaBatch(support, tuple(rows[:, self.shots :] for rows in data))
@@ -97,11 +101,11 @@ class TaskSampler(Seeded):
             TypeError: if ``batch_size`` is not an integer.
             ValueError: if it is below 1.
         """
-        data = self._draw(positive("batch_size", batch_size), 1)
+        data = self._draw(positive("batch_size", batch_size), 1, self._generator)
         return tuple(rows[:, 0] for rows in data) if isinstance(data, tuple) else data[:, 0]
 
-    def _draw(self, tasks: int, rows: int) -> ModelTensors:
-        data = self.family.draw(tasks, rows, self._generator)
+    def _draw(self, tasks: int, rows: int, generator: torch.Generator) -> ModelTensors:
+        data = self.family.draw(tasks, rows, generator)
         for tensor in data if isinstance(data, tuple) else (data,):
             if tensor.shape[:2] != (tasks, rows):
                 got = tuple(tensor.shape)

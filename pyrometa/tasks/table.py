@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyrometa.tasks.groups import GroupedTasks, take
+from pyrometa.tasks.checks import integer
+from pyrometa.tasks.groups import GroupedTasks
 from pyrometa.tasks.meta_batch import ModelTensors
-from pyrometa.tasks.seeded import integer
+from pyrometa.tasks.rows import take
 
-__all__ = ["GroupSplits", "group_tasks"]
+__all__ = ["GroupSplits", "check_split", "group_tasks", "split_groups"]
 
 
 class GroupSplits(NamedTuple):
@@ -69,22 +70,38 @@ def group_tasks(
     """
     labels: list[Any] = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     _check_table(data, len(labels))
-    if integer("minimum", minimum) < 2:
-        raise ValueError(f"minimum must be at least 2, as support and query need a row each, got {minimum}")
-    _check_fractions(fractions)
+    check_split(minimum, fractions, seed)
     index: dict[Hashable, list[int]] = {}
     for row, label in enumerate(labels):
         index.setdefault(label, []).append(row)
-    names = [name for name, rows in index.items() if len(rows) >= minimum]
-    if not names:
-        raise ValueError(f"no group has {minimum} rows: the largest of {len(index)} has {_largest(index)}")
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(integer("seed", seed))).tolist()
-    ends = [round(len(names) * sum(fractions[:i])) for i in range(4)]
-    parts = [[names[i] for i in order[start:end]] for start, end in pairwise(ends)]
+    names = list(index)
+    parts = split_groups([len(rows) for rows in index.values()], minimum, fractions, seed)
+    return GroupSplits(*(_tasks(data, index, [names[i] for i in part]) for part in parts))
+
+
+def split_groups(
+    sizes: Sequence[int], minimum: int, fractions: tuple[float, float, float], seed: int
+) -> list[list[int]]:
+    """The groups of each split by their numbers, at random; ValueError if one with a share would be empty."""
+    kept = [group for group, size in enumerate(sizes) if size >= minimum]
+    if not kept:
+        raise ValueError(f"no group has {minimum} rows: the largest of {len(sizes)} has {max(sizes, default=0)}")
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)).tolist()
+    ends = [round(len(kept) * sum(fractions[:i])) for i in range(4)]
+    parts = [[kept[i] for i in order[start:end]] for start, end in pairwise(ends)]
     for part, fraction, split in zip(parts, fractions, GroupSplits._fields, strict=True):
         if fraction > 0 and not part:
-            raise ValueError(f"{fraction} of {len(names)} groups leave {split} empty: give it 0 or a larger share")
-    return GroupSplits(*(_tasks(data, index, part) for part in parts))
+            raise ValueError(f"{fraction} of {len(kept)} groups leave {split} empty: give it 0 or a larger share")
+    return parts
+
+
+def check_split(minimum: int, fractions: tuple[float, float, float], seed: int) -> None:
+    """Raise unless groups can be split like this, before any of them is looked at."""
+    integer("seed", seed)
+    if integer("minimum", minimum) < 2:
+        raise ValueError(f"minimum must be at least 2, as support and query need a row each, got {minimum}")
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three shares that add up to 1, got {fractions}")
 
 
 def _tasks(data: ModelTensors, index: dict[Hashable, list[int]], names: list[Hashable]) -> GroupedTasks:
@@ -97,12 +114,3 @@ def _check_table(data: ModelTensors, count: int) -> None:
         raise TypeError("data must be a tensor or a tuple of tensors, the model's positional arguments")
     if shapes := [tuple(column.shape) for column in columns if column.ndim == 0 or len(column) != count]:
         raise ValueError(f"groups names {count} rows, but data has a tensor of shape {shapes[0]}")
-
-
-def _check_fractions(fractions: tuple[float, float, float]) -> None:
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions must be three shares that add up to 1, got {fractions}")
-
-
-def _largest(index: dict[Hashable, list[int]]) -> int:
-    return max((len(rows) for rows in index.values()), default=0)
