@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyrometa import guides as guides
     from pyrometa import models as models
     from pyrometa import tasks as tasks
+    from pyrometa.adapter import Adapter as Adapter
     from pyrometa.amortize import Amortize as Amortize
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "SVGD",
     "Adam",
     "AdaptedGuide",
+    "Adapter",
     "Amortize",
     "CheckpointError",
     "Displacement",
@@ -93,14 +95,15 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = frozenset({"diagnostics", "guides", "models", "tasks"})
+_CLASSES = {"Adapter": "adapter", "Amortize": "amortize"}
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that any name is there
 
     def __getattr__(name: str) -> ModuleType | type:
         """Import a part on first use: together they would take a tenth of the time that all the rest takes."""
-        if name == "Amortize":
-            return importlib.import_module(f"{__name__}.amortize").Amortize
+        if name in _CLASSES:
+            return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
         if name in _ON_FIRST_USE:
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,20 +10,21 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from pyrometa.atomic.exclusive import exclusive
-from pyrometa.engine import Engine, Problem, Runner, Runners
+from pyrometa.engine import Engine, Problem, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, Rule, step_count, step_counts
-from pyrometa.learner import Beginning, Learner, check_grad_mode, check_meta_gradient
-from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, one_task, read_pairs
+from pyrometa.learner import Beginning, Learner, check_meta_gradient
+from pyrometa.learner.adapting import Adapting
+from pyrometa.learner.arguments import Argument, Kwargs, read_pairs
 from pyrometa.learner.saved import Saved
 from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads, scores
 from pyrometa.processes import ALONE
-from pyrometa.program import AdaptedGuide, Given, Objective, Program, Reduction, Selection, checked_noise
-from pyrometa.types import Data, Params, TaskBatch
+from pyrometa.program import Given, Objective, Program, Reduction, Selection, checked_noise
+from pyrometa.types import Params, TaskBatch
 
 
-class MetaSVI(Saved):
+class MetaSVI(Adapting, Saved):
     r"""SVI whose starting point is learned from many tasks.
 
     .. math::
@@ -217,33 +218,6 @@ class MetaSVI(Saved):
         with naming_lines(problem.program):
             return scores(self._runner, problem, tasks, at, self.processes)
 
-    def adapt(self, support: OneTask, steps: int | None = None, *, kwargs: Kwargs = None) -> AdaptedGuide:
-        """Fit one task.
-
-        Args:
-            support: the task as the model takes it: its single argument, or the tuple of its positional arguments.
-            steps: number of inner steps; None for K.
-            kwargs: keyword arguments.
-
-        Returns:
-            An ordinary guide on the task's adapted parameters, with ``guide.model`` to go with it.
-        """
-        return self._adapt_tasks(GivenTasks(1, None, [one_task("support", support, kwargs)]), steps)[0]
-
-    def adapt_many(self, supports: Argument, steps: int | None = None, *, kwargs: Kwargs = None) -> list[AdaptedGuide]:
-        """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
-        return self._adapt_tasks(self._state.read("supports", supports, kwargs), steps)
-
-    @exclusive
-    @torch.enable_grad()
-    def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
-        steps = self.steps if steps is None else step_count("steps", steps)
-        learner = self._ready(supports[0])
-        tasks = learner.tasks(supports, supports, steps, self.meta_gradient, self.noise)
-        with naming_lines(learner.program):
-            fast = self._runner.adapted(learner.problem(self.inner, steps), tasks)
-        return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, supports, strict=True)]
-
     @exclusive
     def plan(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> dict[str, str]:
         """How the engine holds each adapted parameter on data of this shape, and why: one line a parameter."""
@@ -253,10 +227,6 @@ class MetaSVI(Saved):
     def recordings(self) -> list[str]:
         """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
         return self._runners.recordings()
-
-    @property
-    def _runner(self) -> Runner:
-        return self._runners.by(self.engine)
 
     @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -281,10 +251,3 @@ class MetaSVI(Saved):
         learner = self._ready(pairs[0][0])
         learner.check_rows(*pairs)
         return learner.problem(self.inner, steps), learner.tasks(*pairs, steps, self.meta_gradient, self.noise)
-
-    def _ready(self, support: Data) -> Learner:
-        """The learner, made on first data; a task of other ranks than those is refused."""
-        check_grad_mode()
-        self._state = learner = self._state.started(support, self.inner, self.steps, self.meta_gradient)
-        learner.check_ranks(support)
-        return learner

@@ -47,11 +47,15 @@ TABLE = {
     "guides.log_joint": (GROUND | {"elbos"}, set()),
     "guides.semi_amortized": (GROUND | {"elbos", "inner", "program"}, set()),
     "amortize": (GROUND | {"engine", "guides", "inner", "metasvi", "noise", "outer", "program", "tasks"}, set()),
+    "adapter": (GROUND | {"metasvi", "tasks"}, set()),
     "scores": (set(), set()),
     "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
-    "": (CORE | {"metasvi", "algorithms", "amortize", "models", "guides", "scores", "diagnostics", "tasks"}, set()),
+    "": (
+        CORE | {"metasvi", "adapter", "algorithms", "amortize", "models", "guides", "scores", "diagnostics", "tasks"},
+        set(),
+    ),
     "demo": ({"", "models", "tasks"}, {"plots"}),
     "cli": ({"", "demo"}, set()),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyrometa.atomic.interrupts import check_interrupt
@@ -18,6 +19,7 @@ from pyrometa.engine.loop import TaskPath, one_by_one
 from pyrometa.engine.options import Engine, is_recorded
 from pyrometa.engine.padding import padded
 from pyrometa.engine.plan import Plan
+from pyrometa.engine.posterior_draws import PosteriorDraws, Values
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.engine.proved_plans import ProvedPlans
 from pyrometa.engine.trial import UnprovedError
@@ -40,6 +42,7 @@ class Runner:
         self._options = options
         self._plans = ProvedPlans(options)
         self._pads = True
+        self._posterior: PosteriorDraws | None = None
         self._recordings = Recordings(eager=options.record != "auto", compiled=options.compile)
 
     def run(
@@ -78,6 +81,14 @@ class Runner:
             for row, i in enumerate(index):
                 found[i] = {name: value[row] for name, value in fast.items()}
         return [found[i] for i in range(len(found))]
+
+    def drawn(self, problem: Problem, batch: TaskBatch, draws: int) -> Values:
+        """Draws from the adapted guides of tasks of one shape, ``(tasks, draws, *site)`` by latent site."""
+        if self._posterior is None:
+            self._posterior = PosteriorDraws(problem.program, self._options)
+        parts = [fast for _, fast in self.run(problem, [batch], FastWeights())]
+        fast = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self._posterior(fast, batch.support, draws)
 
     def plan(self, problem: Problem, groups: Sequence[TaskBatch]) -> dict[str, str]:
         """How each adapted parameter is held, and why: one line a parameter."""

@@ -66,6 +66,19 @@ class Points:
         return _VALUES[self.kind](ones, (tasks, steps, self.particles)) if ones else []
 
 
+def sobol_points(tape: Tape, count: int) -> list[Tensor]:
+    """Noise of several evaluations from one set of scrambled Sobol points; random, where that has no room for it.
+
+    Returns:
+        One tensor a draw, of shape ``(count, *draw.shape)``.
+    """
+    ones = [draw for draw in tape if draw.kind != "seed"]
+    if sum(math.prod(draw.shape) for draw in ones) > MOST_DIMENSIONS:
+        return [draw.sample(count) for draw in tape]
+    taken = iter(_sobol(ones, (1, 1, count)) if ones else [])
+    return [draw.sample(count) if draw.kind == "seed" else next(taken)[0, 0] for draw in tape]
+
+
 def _antithetic(ones: list[Draw], leading: tuple[int, int, int]) -> list[Tensor]:
     """Pairs of a draw and its mirror image, half the particles apart."""
     tasks, steps, particles = leading

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyro
+import torch
+from pyro import poutine
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 
@@ -30,6 +32,7 @@ from pyrometa.program.particle_draws import points_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
 from pyrometa.program.plates import RowPlates, plate_sizes
 from pyrometa.program.store import restore_store, store_under, stored
+from pyrometa.program.traces import latents
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.kept_tensors import KeptTensors
 from pyrometa.types import Data, StepNoise
@@ -149,6 +152,15 @@ class Program:
         objective = batchable(self.found.score if support else self.elbo)
         with pyro.validation_enabled(False):
             return self._evaluate(objective, params, data, mode.expecting(self._tapes.kinds), constrained, support)
+
+    @torch.no_grad()
+    def sampled(self, params: Mapping[str, Tensor], data: Data, mode: AbstractContextManager[Any]) -> dict[str, Tensor]:
+        """What the guide draws of its latent sites, under a mode that answers its draws."""
+        data = self.given.for_program(data)
+        with pyro.validation_enabled(False), self.using(params), mode:
+            trace = poutine.trace(self.conditioned(data)).get_trace(*data.args, **data.kwargs)
+        sites = latents(trace).items()
+        return {name: site["value"] for name, site in sites if not site["infer"].get("is_auxiliary")}
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""

@@ -123,7 +123,7 @@ def from_frame(
     """
     check_split(minimum, fractions, seed)
     chosen = Columns.of(columns)
-    table = _arrow_table(frame)
+    table = arrow_table(frame)
     check_group(group, table.schema, "the frame")
     chosen.check(table.schema, "the frame")
     parts = _InMemory(chosen.tensors(table, _row_of_frame))
@@ -153,7 +153,8 @@ def _splits(
     return GroupSplits(*(tasks(part) for part in split_groups(index.sizes.tolist(), minimum, fractions, seed)))
 
 
-def _arrow_table(frame: Any) -> Any:
+def arrow_table(frame: Any) -> Any:
+    """The Arrow table that a frame is; TypeError with the cure if it is none."""
     if type(frame).__name__ == "LazyFrame":
         raise TypeError("frame is a LazyFrame, which holds no data yet: pass frame.collect()")
     if not hasattr(frame, "__arrow_c_stream__"):

@@ -1,0 +1,162 @@
+"""Posteriors of the groups of a table, a row a group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrometa.adapter.cut import CutTable, cut
+from pyrometa.adapter.summaries import check_outputs, columns_of
+from pyrometa.errors import NonFiniteError, first_line
+from pyrometa.metasvi import MetaSVI
+from pyrometa.tasks.columns import Columns, ColumnSpec
+from pyrometa.tasks.from_table import arrow_table
+from pyrometa.tasks.meta_batch import ModelTensors
+from pyrometa.tasks.optional import import_package
+
+
+class Adapter:
+    r"""Adapts every group of a table side by side: a function of one table to a table with a row a group.
+
+    .. math:: z_{g, i} = \text{draw}_i\left(q(z; \phi_K(x_g))\right), \quad i = 1, \dots, \text{draws}
+
+    A group's row depends on its own rows and the seed alone, not on the groups beside it nor on their order, up to
+    rounding: each task meets the same noise, and its draws are on the same Sobol points. So a table may be adapted in
+    parts, by as many processes as there are; but a part must hold all rows of its groups.
+
+    The result has the group column, ``rows``, the columns of each latent site (``slope_mean``, ``slope_sd``,
+    ``slope_q5``, ...; ``slope[0]_mean`` where it has a shape) and ``error``: of a group that can't be adapted it says
+    why, and all else is null. It stops no other group.
+
+    An adapter can be pickled if its MetaSVI can, that is if model and guide can be imported. It is what Ray Data's
+    ``map_batches``, Dask's ``map_partitions`` and Spark's ``mapInPandas`` take.
+
+    Args:
+        meta: the :class:`~pyrometa.MetaSVI` to adapt by.
+        group: the column that names each row's group.
+        columns: the model's positional arguments: a list of names is a tensor ``(rows, names)``, one name ``(rows,)``;
+            a tuple holds several arguments, as in ``(["x0", "x1"], "y")``.
+        outputs: what is said of each site: some of ``"mean"``, ``"sd"`` and ``"quantiles"``.
+        quantiles: the levels of the quantiles.
+        sites: names of latent sites; None for all of the guide's.
+        draws: draws of each posterior that these are computed from.
+        steps: inner steps; None for the MetaSVI's own number.
+        batch_size: how many groups are adapted at once, at most.
+        seed: seeds the noise of adaptation and draws. The global generator is left as it is.
+
+    Raises:
+        TypeError: ``meta`` is none, or ``columns`` neither a name, a list of names nor a tuple of these.
+        ValueError: unknown outputs, a number out of range.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, pyarrow as pa, torch, pyrometa as pm
+        >>> from pyro.infer.autoguide import AutoNormal
+        >>> def model(x, y):
+        ...     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("rows", y.shape[-1]):
+        ...         pyro.sample("y", dist.Normal(slope * x, 0.5), obs=y)
+        >>> meta = pm.MetaSVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), inner=pm.Newton())
+        >>> adapter = pm.Adapter(meta, group="user", columns=("x", "y"), outputs=("mean", "sd"))
+        >>> table = pa.table({"user": list("aabbb"), "x": [1.0, 2.0, 1.0, 2.0, 3.0], "y": [2.0, 4.1, 0.0, 0.1, 0.2]})
+        >>> adapter(table).column_names
+        ['user', 'rows', 'slope_mean', 'slope_sd', 'error']
+    """
+
+    def __init__(
+        self,
+        meta: MetaSVI,
+        group: str,
+        columns: ColumnSpec,
+        outputs: Sequence[str] = ("mean", "sd", "quantiles"),
+        *,
+        quantiles: Sequence[float] = (0.05, 0.5, 0.95),
+        sites: Sequence[str] | None = None,
+        draws: int = 128,
+        steps: int | None = None,
+        batch_size: int = 8192,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(meta, MetaSVI):
+            raise TypeError(f"meta must be a MetaSVI, got {type(meta).__name__}")
+        check_outputs(outputs, quantiles)
+        for name, count in (("draws", draws), ("batch_size", batch_size)):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be a whole number from 1 up, got {count!r}")
+        self.meta = meta
+        self.group, self.columns = group, columns
+        self.outputs, self.quantiles, self.sites = tuple(outputs), tuple(quantiles), sites
+        self.draws, self.steps, self.batch_size, self.seed = draws, steps, batch_size, seed
+        self._columns = Columns.of(columns)
+
+    def __call__(self, table: Any) -> Any:
+        """Adapt every group of a table.
+
+        Args:
+            table: an Arrow table, a pandas or polars ``DataFrame``, or what else has ``__arrow_c_stream__``.
+
+        Returns:
+            A table of the same kind, a row a group in the order of their first rows.
+
+        Raises:
+            ColumnError: a column is missing or of no use.
+            TypeError: no table.
+            ValueError: a site whose shape differs from group to group.
+        """
+        return _as_given(self._adapted(cut(arrow_table(table), self.group, self._columns)), table)
+
+    def _adapted(self, groups: CutTable) -> Any:
+        """The result as an Arrow table."""
+        pa = import_package("pyarrow", "an Adapter", "pyrometa[tables]")
+        found: dict[str, Tensor] = {}
+        errors = dict(groups.errors)
+        for positions, data in groups.by_size(self.batch_size):
+            for some, columns in self._posteriors(positions, data, errors):
+                for name, values in columns.items():
+                    found.setdefault(name, values.new_full((len(groups),), torch.nan))[some] = values
+        failed = np.isin(np.arange(len(groups)), list(errors))
+        columns = {name: pa.array(values.numpy(), mask=failed) for name, values in found.items()}
+        said = pa.array([errors.get(i) for i in range(len(groups))], pa.string())
+        return pa.table({self.group: groups.names, "rows": groups.sizes, **columns, "error": said})
+
+    def _posteriors(
+        self, positions: list[int], data: ModelTensors, errors: dict[int, str]
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """The columns of groups of one size; those that diverge are found by halves, and noted among the errors."""
+        try:
+            columns = self._columns_of(data)
+        except NonFiniteError as error:
+            if len(positions) == 1:
+                errors[positions[0]] = first_line(error)
+                return
+            half = len(positions) // 2
+            for part in (slice(half), slice(half, None)):
+                yield from self._posteriors(positions[part], _part(data, part), errors)
+            return
+        finite = torch.stack([values.isfinite() for values in columns.values()]).all(0)
+        errors.update({positions[i]: "the posterior is not finite" for i in (~finite).nonzero().flatten().tolist()})
+        yield positions, columns
+
+    def _columns_of(self, data: ModelTensors) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites)
+        parts = [columns_of(name, draws.cpu(), self.outputs, self.quantiles) for name, draws in sites.items()]
+        return {name: values for part in parts for name, values in part.items()}
+
+
+def _part(data: ModelTensors, part: slice) -> ModelTensors:
+    return tuple(x[part] for x in data) if isinstance(data, tuple) else data[part]
+
+
+def _as_given(result: Any, table: Any) -> Any:
+    """An Arrow table as the kind of table that was given."""
+    package = type(table).__module__.partition(".")[0]
+    if package == "pandas":
+        return result.to_pandas()
+    return (
+        import_package("polars", "a polars DataFrame", "polars").from_arrow(result) if package == "polars" else result
+    )
