@@ -47,7 +47,7 @@ TABLE = {
     "guides.log_joint": (GROUND | {"elbos"}, set()),
     "guides.semi_amortized": (GROUND | {"elbos", "inner", "program"}, set()),
     "amortize": (GROUND | {"engine", "guides", "inner", "metasvi", "noise", "outer", "program", "tasks"}, set()),
-    "adapter": (GROUND | {"metasvi", "tasks"}, set()),
+    "adapter": (GROUND | {"metasvi", "saving", "tasks"}, set()),
     "scores": (set(), set()),
     "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),

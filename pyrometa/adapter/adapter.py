@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -106,10 +107,14 @@ class Adapter:
             TypeError: no table.
             ValueError: a site whose shape differs from group to group.
         """
-        return _as_given(self._adapted(cut(arrow_table(table), self.group, self._columns)), table)
+        return _as_given(self.adapted(self.cut(arrow_table(table))), table)
 
-    def _adapted(self, groups: CutTable) -> Any:
-        """The result as an Arrow table."""
+    def cut(self, table: Any, *, strict: bool = True) -> CutTable:
+        """The groups of an Arrow table; arguments and errors as of :func:`pyrometa.adapter.cut.cut`."""
+        return cut(table, self.group, self._columns, strict=strict)
+
+    def adapted(self, groups: CutTable) -> Any:
+        """The result for some groups, as an Arrow table."""
         pa = import_package("pyarrow", "an Adapter", "pyrometa[tables]")
         found: dict[str, Tensor] = {}
         errors = dict(groups.errors)
@@ -121,6 +126,19 @@ class Adapter:
         columns = {name: pa.array(values.numpy(), mask=failed) for name, values in found.items()}
         said = pa.array([errors.get(i) for i in range(len(groups))], pa.string())
         return pa.table({self.group: groups.names, "rows": groups.sizes, **columns, "error": said})
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that the model takes."""
+        return self._columns.names
+
+    def settings(self) -> dict[str, Any]:
+        """All that a group's row depends on besides its data, as JSON can hold it; once the parameters are known."""
+        asked = [self.columns, self.outputs, self.quantiles, self.sites, self.draws, self.steps, self.seed]
+        learned = hashlib.sha256()
+        for name, leaf in self.meta.named_parameters():
+            learned.update(repr((name, leaf.dtype, leaf.shape)).encode() + leaf.detach().cpu().numpy().tobytes())
+        return {"group": self.group, "asked": repr(asked), "parameters": learned.hexdigest()}
 
     def _posteriors(
         self, positions: list[int], data: ModelTensors, errors: dict[int, str]

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrometa.tasks.arrow import check_group, kind_of, plain
+from pyrometa.tasks.arrow import check_group, check_names, kind_of, plain
 from pyrometa.tasks.columns import Columns
 from pyrometa.tasks.meta_batch import ModelTensors
+from pyrometa.tasks.optional import import_package
 
 Flags = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
@@ -56,33 +57,64 @@ class CutTable:
                 yield some.tolist(), tuple(x[rows] for x in data) if isinstance(data, tuple) else data[rows]
 
 
-def cut(table: Any, group: str, columns: Columns) -> CutTable:
+def cut(table: Any, group: str, columns: Columns, *, strict: bool = True) -> CutTable:
     """Cut an Arrow table into groups.
+
+    Args:
+        table: the table.
+        group: the group column.
+        columns: what the model takes.
+        strict: refuse a column of text in which no value is a number, and not each of its groups.
 
     Raises:
         ColumnError: a column is missing, or holds nothing that the model takes.
     """
     check_group(group, table.schema, "the table")
+    check_names(columns.names, table.schema, "the table")
+    given, table = table, _with_numbers(table, columns.names, strict=strict)
     columns.check(table.schema, "the table")
     encoded = plain(table.column(group)).dictionary_encode("encode")
     codes = np.asarray(encoded.indices, np.int64)
     sizes = np.bincount(codes, minlength=len(encoded.dictionary))
-    bad = {name: _bad(table.column(name)) for name in columns.names}
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     order = np.argsort(codes, kind="stable")
-    errors = _errors(bad, encoded.dictionary, codes, order, starts)
-    filled = table
-    for name, flags in bad.items():
+    errors = {i: "the group is null: name it" for i, name in enumerate(encoded.dictionary) if not name.is_valid}
+    for name in columns.names:
+        flags = _bad(table.column(name))
         if flags.any():
-            filled = filled.set_column(filled.schema.get_field_index(name), name, _filled(filled.column(name)))
-    data = columns.tensors(filled, str)
-    return CutTable(encoded.dictionary, sizes, errors, data, torch.from_numpy(order), starts)
+            table = table.set_column(table.schema.get_field_index(name), name, _filled(table.column(name)))
+            counts = np.bincount(codes[flags], minlength=len(sizes))
+            for i in np.flatnonzero(counts).tolist():
+                rows = order[starts[i] : starts[i] + sizes[i]]
+                first = int(np.flatnonzero(flags[rows])[0])
+                value = given.column(name)[int(rows[first])].as_py()
+                errors.setdefault(i, _told(name, int(counts[i]), first, value))
+    return CutTable(encoded.dictionary, sizes, errors, columns.tensors(table, str), torch.from_numpy(order), starts)
+
+
+def _with_numbers(table: Any, names: list[str], *, strict: bool) -> Any:
+    """The table with the numbers that columns of text hold; what is none is null."""
+    for name in names:
+        column = plain(table.column(name))
+        if kind_of(column.type) == "text":
+            numbers = [_number(value) for value in column.to_pylist()]
+            if not strict or any(number is not None for number in numbers):
+                pa = import_package("pyarrow", "a table", "pyrometa[tables]")
+                table = table.set_column(table.schema.get_field_index(name), name, pa.array(numbers, pa.float64()))
+    return table
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
 
 
 def _bad(column: Any) -> Flags:
-    """Which values of a column no model takes: null, NaN, infinite."""
+    """Which values of a column are no finite numbers."""
     column = plain(column)
-    flags: Flags = np.asarray(column.is_null(), bool)
+    flags = np.array(column.is_null(), bool)
     if kind_of(column.type) == "float":
         flags |= ~np.isfinite(column.cast("float64").to_numpy(zero_copy_only=False))
     return flags
@@ -94,16 +126,6 @@ def _filled(column: Any) -> Any:
     return column.fill_null(False if kind_of(column.type) == "boolean" else 0)
 
 
-def _errors(bad: dict[str, Flags], names: Any, codes: Numbers, order: Numbers, starts: Numbers) -> dict[int, str]:
-    errors: dict[int, str] = {}
-    for i, name in enumerate(names):
-        if not name.is_valid:
-            errors[i] = "the group is null: name it"
-    for column, flags in bad.items():
-        counts = np.bincount(codes[flags], minlength=len(names))
-        for i in np.flatnonzero(counts).tolist():
-            end = starts[i + 1] if i + 1 < len(starts) else len(order)
-            row = int(np.flatnonzero(flags[order[starts[i] : end]])[0])
-            what = "1 value is" if counts[i] == 1 else f"{counts[i]} values are"
-            errors.setdefault(i, f"{what} null, NaN or infinite in column {column!r}, the first in its row {row}")
-    return errors
+def _told(column: str, count: int, row: int, value: Any) -> str:
+    what = "1 value is" if count == 1 else f"{count} values are"
+    return f"{what} no finite number in column {column!r}, the first in its row {row}: {value!r}"

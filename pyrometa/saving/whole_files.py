@@ -20,19 +20,26 @@ _SUFFIX = ".pyrometa-tmp"
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file under a temporary name in its folder and rename it, on the disk before this returns.
 
-    What processes that were killed have left in the folder is removed first.
-
     Raises:
         OSError: what the system says; the file is as it was.
     """
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of another when all is written; on the disk by then.
+
+    What processes that were killed have left in the folder is removed first. If what runs within fails, the file is as
+    it was.
+    """
     _remove_leftovers(path.parent)
     with _temporary(path.parent) as temporary:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 @contextmanager
@@ -64,10 +71,10 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Have the rename on the disk, where the system lets a folder be opened."""
+def _sync(path: Path) -> None:
+    """Have a file, or a rename in a folder, on the disk, where the system lets it be opened."""
     with suppress(PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

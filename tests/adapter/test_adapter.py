@@ -84,13 +84,23 @@ def test_a_bad_group_is_told_and_stops_nothing():
     found = adapter()(table)
     good = numbers(adapter()(made_table([3, 5, 3, 4, 3, 3])))
     assert found["error"].isna().tolist() == [True, False, True, False, False, False]
-    assert found["error"][1] == "5 values are null, NaN or infinite in column 'y', the first in its row 0"
-    assert found["error"][3] == "1 value is null, NaN or infinite in column 'x1', the first in its row 2"
+    assert found["error"][1] == "5 values are no finite number in column 'y', the first in its row 0: None"
+    assert found["error"][3] == "1 value is no finite number in column 'x1', the first in its row 2: inf"
     assert found["error"][4].startswith("task 0, inner step")
     assert found["error"][5] == "the group is null: name it"
     assert found.loc[[1, 3, 4, 5]].drop(columns=["user", "rows", "error"]).isna().all(axis=None)
     rest = found.loc[[0, 2]].drop(columns=["user", "error"]).astype(float)
     np.testing.assert_allclose(rest, good.loc[[0, 2]], rtol=1e-5)
+
+
+def test_text_that_is_no_number_is_told_of_its_group():
+    table = made_table([3, 3]).to_pandas()
+    expected = adapter()(table)
+    table["y"] = table["y"].map(repr)
+    table.loc[4, "y"] = "n/a"
+    found = adapter()(table)
+    assert found["error"][1] == "1 value is no finite number in column 'y', the first in its row 1: 'n/a'"
+    np.testing.assert_allclose(found["slope[0]_mean"][0], expected["slope[0]_mean"][0], rtol=1e-5)
 
 
 def test_a_table_of_bad_groups_alone():
