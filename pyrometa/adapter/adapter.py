@@ -159,9 +159,7 @@ class Adapter:
         yield positions, columns
 
     def _columns_of(self, data: ModelTensors) -> dict[str, Tensor]:
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites)
+        sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites, seed=self.seed)
         parts = [columns_of(name, draws.cpu(), self.outputs, self.quantiles) for name, draws in sites.items()]
         return {name: values for part in parts for name, values in part.items()}
 

@@ -68,18 +68,20 @@ class Adapting:
         steps: int | None = None,
         *,
         sites: Sequence[str] | None = None,
+        seed: int | None = None,
         kwargs: Kwargs = None,
     ) -> dict[str, Tensor]:
         """Fit many tasks, and draw from their guides side by side.
 
         All tasks meet the same noise, and their draws are on the same scrambled Sobol points: so a task's draws depend
-        on its own data and one number from the global generator, and not on the tasks beside it.
+        on its own data and the seed, and not on the tasks beside it.
 
         Args:
             supports: the tasks, of any sizes.
             draws: how many a task; a power of two is best.
             steps: number of inner steps; None for K.
             sites: names of latent sites; None for all of the guide's.
+            seed: of the noise and the points; None draws one from the global generator, which is left alone otherwise.
             kwargs: keyword arguments that all tasks share.
 
         Returns:
@@ -92,7 +94,8 @@ class Adapting:
         count, steps = step_count("draws", draws), self.steps if steps is None else step_count("steps", steps)
         tasks = self._state.read("supports", supports, kwargs)
         learner = self._ready(tasks[0])
-        problem, seed = learner.problem(self.inner, steps), int(torch.randint(2**62, ()))
+        problem = learner.problem(self.inner, steps)
+        seed = int(torch.randint(2**62, ())) if seed is None else seed
         drawn: dict[str, Tensor] = {}
         with torch.random.fork_rng(), naming_lines(learner.program):
             for index, support, _ in by_shape(tasks, tasks):

@@ -1,6 +1,7 @@
 """Tables in, posteriors out: each group by itself, whatever else is in the table."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import adapter_program
 import numpy as np
@@ -40,8 +41,7 @@ def test_numbers_are_those_of_the_draws():
     table = made_table([3, 5, 3])
     meta = made_meta()
     found = numbers(pm.Adapter(meta, "user", COLUMNS, draws=64, quantiles=(0.1, 0.5), seed=5)(table))
-    torch.manual_seed(5)
-    draws = meta.sample_many([adapter_program.task(table, i) for i in range(3)], draws=64)["slope"].numpy()
+    draws = meta.sample_many([adapter_program.task(table, i) for i in range(3)], draws=64, seed=5)["slope"].numpy()
     for place in (0, 1):
         one = draws[:, :, place]
         np.testing.assert_allclose(found[f"slope[{place}]_mean"], one.mean(1), rtol=1e-5)
@@ -65,6 +65,14 @@ def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     adapter()(made_table([3, 4]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_do_not_share_their_noise():
+    table, one = made_table([3] * 40), adapter()
+    expected = numbers(one(table))
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda start: numbers(one(table.slice(start, 30))), range(0, 120, 30)):
+            pd.testing.assert_frame_equal(found, expected.loc[found.index], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [pd.DataFrame, pl.DataFrame])
