@@ -242,12 +242,14 @@ class BatchPath:
         return found
 
     def _moved_by_rule(self, point: BatchPoint, slopes: Sequence[Tensor], step: int) -> tuple[Sequence[Tensor], Any]:
-        update = self.problem.gradient_rule.update
+        support = self.batch.support
 
-        def one(params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
-            return update(params, grads, state, self.problem.learned, step)
+        def one(params: Params, grads: Params, state: Any, share: list[Tensor]) -> tuple[Params, Any]:
+            rule = self.problem.rule_on(support.on(iter(share)))
+            return rule.update(params, grads, state, self.problem.learned, step)
 
-        fast, state = over_rows(one, self._by_name(point.dense), self._by_name(slopes), point.state)
+        given = (self._by_name(point.dense), self._by_name(slopes), point.state, support.tensors())
+        fast, state = over_rows(one, *given)
         return [bundle.packed(fast) for bundle in self.plan.dense], state
 
 

@@ -72,7 +72,8 @@ class TaskPath:
     ) -> tuple[Params, Any]:
         """One step of the rule."""
         seen.open()
-        fast, state = self.problem.gradient_rule.update(point[0], grads, point[1], self.problem.learned, step)
+        rule = self.problem.rule_on(self.task.support)
+        fast, state = rule.update(point[0], grads, point[1], self.problem.learned, step)
         return {name: cut(value, order) for name, value in fast.items()}, state
 
     def losses_at(self, rows: Tensor, step: int) -> Tensor:

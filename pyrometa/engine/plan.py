@@ -14,7 +14,7 @@ from pyrometa.engine.batch_mode import BatchMode
 from pyrometa.engine.bundles import Bundle, bundles
 from pyrometa.engine.low_rank import Call, FactoredLayers, NotLinearError, Placeholders
 from pyrometa.engine.problem import Problem
-from pyrometa.inner import GradientDescent, LossRule
+from pyrometa.inner import GeometricRule, GradientDescent, LossRule
 from pyrometa.types import Data, Params, TaskBatch
 
 _CACHE = 2 * 2**20  # bytes
@@ -56,6 +56,8 @@ def make_plan(problem: Problem, tasks: TaskBatch, low_rank: bool | Literal["auto
         return _all_dense(problem, descent, "dense: low_rank=False")
     if isinstance(problem.rule, LossRule):
         return _all_dense(problem, descent, "dense: the rule moves all numbers of a task together")
+    if isinstance(problem.rule, GeometricRule):
+        return _all_dense(problem, descent, "dense: the rule moves the numbers of a Gaussian together")
     if descent is None or descent.one_rate_for == "element":
         return _all_dense(problem, descent, "dense: the rule scales each element by itself")
     reasons = dict.fromkeys(problem.adapted, "dense: not the weight of a linear layer")

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pyrometa.inner import GradientOrder, InnerRule, LossRule, Path, Rule
+from pyrometa.inner import GradientOrder, InnerRule, LossRule, Path, ReadingRule, Rule
+from pyrometa.program.gaussian_sites import shown
 from pyrometa.program.program import Program
-from pyrometa.types import Params
+from pyrometa.types import Data, Params
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,14 @@ class Problem:
         if isinstance(self.rule, LossRule):
             raise TypeError(f"{type(self.rule).__name__} moves by more than gradients")
         return self.rule
+
+    def rule_on(self, support: Data) -> InnerRule:
+        """The rule for steps of one task, told what the guide shows on its data if it has to be."""
+        rule = self.gradient_rule
+        read = rule.reads if isinstance(rule, ReadingRule) else None
+        if read is None or not isinstance(rule, ReadingRule):
+            return rule
+        return rule.reading(lambda fast: shown(self.program, {**self.leaves, **fast}, support, read.sites))
 
     def start(self, order: GradientOrder) -> Params:
         """The fast weights before the first step."""

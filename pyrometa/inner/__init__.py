@@ -11,7 +11,15 @@ from pyrometa.inner.newton import Newton
 from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
-from pyrometa.inner.rule import GeometricRule, GradientDescent, InnerRule, LossRule, MomentumDescent, Rule
+from pyrometa.inner.rule import (
+    GeometricRule,
+    GradientDescent,
+    InnerRule,
+    LossRule,
+    MomentumDescent,
+    ReadingRule,
+    Rule,
+)
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
 from pyrometa.inner.surface import Surface
@@ -35,6 +43,7 @@ __all__ = [
     "Path",
     "Preconditioned",
     "ProximalSGD",
+    "ReadingRule",
     "Rule",
     "Surface",
     "TaskRows",

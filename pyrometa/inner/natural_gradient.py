@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributions import Transform
 
-from pyrometa.inner.covariance import inverse, matrix_inverse
+from pyrometa.inner.gaussian_moves import Rated, gaussians_moved
 from pyrometa.inner.rates import Learn, Rates
+from pyrometa.inner.read_moves import moved_through
 from pyrometa.inner.rule import InnerRule
-from pyrometa.types import DiagonalGaussian, FullGaussian, Geometry, Params
+from pyrometa.types import Params
+from pyrometa.types.geometry import Geometry, ReadGaussians
 
 _OTHERS = "others."
 
@@ -86,6 +86,7 @@ class NaturalGradient:
     others: InnerRule | None = None
     outer_lr: float | None = None
     _geometry: Geometry | None = field(default=None, repr=False)
+    _shown: Callable[[Params], Params] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._rates.check()
@@ -118,6 +119,11 @@ class NaturalGradient:
         return replace(self, _geometry=geometry)
 
     @property
+    def reads(self) -> ReadGaussians | None:
+        """The Gaussians of which it has to be told what the guide shows on a task's data; None before a guide."""
+        return None if self._geometry is None else self._geometry.read
+
+    @property
     def _known(self) -> Geometry:
         if self._geometry is None:
             raise ValueError("NaturalGradient has seen no guide yet: give it to MetaSVI as inner=")
@@ -125,7 +131,7 @@ class NaturalGradient:
 
     def learned(self, params: Mapping[str, Tensor], steps: int) -> Params:
         """Logarithms of the rates, of shape ``()``, ``(steps,)`` or the parameter's; and what ``others`` learns."""
-        own, rest = self._parts(params)
+        own, rest = self._rated(params), self._rest(params)
         found = self._rates.learned(own, steps) if own else {}
         if self.others is None or not rest:
             return found
@@ -133,7 +139,7 @@ class NaturalGradient:
 
     def init(self, params: Mapping[str, Tensor]) -> Any:
         """The state of ``others``; none before a guide is known, as where no steps are taken."""
-        rest = {} if self._geometry is None else self._parts(params)[1]
+        rest = {} if self._geometry is None else self._rest(params)
         return None if self.others is None or not rest else self.others.init(rest)
 
     def update(
@@ -145,101 +151,37 @@ class NaturalGradient:
         step: int,
     ) -> tuple[Params, Any]:
         """One natural step of the Gaussians, and one step of ``others``."""
-        own, rest = self._parts(params)
-        rates = {name: self._rates.rate(name, learned, step) for name in own}
-        moved = _diagonal_moved(self._known, own, grads, rates)
-        for gaussian in self._known.full:
-            moved.update(_full_moved(gaussian, own, grads, rates))
+        rest = self._rest(params)
+        rates = {name: self._rates.rate(name, learned, step) for name in self._rated(params)}
+        moved = gaussians_moved(self._known, params, grads, rates)
+        if self.reads is not None:
+            moved.update(self._moved_through(self.reads, params, grads, rates))
         if self.others is not None and rest:
             theirs = {name.removeprefix(_OTHERS): value for name, value in learned.items() if name.startswith(_OTHERS)}
             other, state = self.others.update(rest, {name: grads[name] for name in rest}, state, theirs, step)
             moved.update(other)
         return {name: moved[name] for name in params}, state
 
-    def _parts(self, params: Mapping[str, Tensor]) -> tuple[Params, Params]:
-        """The Gaussians' parameters and the others."""
-        others: Collection[str] = self._known.others
-        own = {name: value for name, value in params.items() if name not in others}
-        return own, {name: params[name] for name in params if name in others}
+    def reading(self, shown: Callable[[Params], Params]) -> NaturalGradient:
+        """This rule, told what the guide shows of the Gaussians in :attr:`reads` on a task's data."""
+        return replace(self, _shown=shown)
 
+    def _moved_through(
+        self, read: ReadGaussians, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], rates: Rated
+    ) -> Params:
+        """The parameters that move Gaussians which the guide computes."""
+        if self._shown is None:
+            raise ValueError("NaturalGradient has seen no data yet: give it to MetaSVI as inner=")
+        moving = {name: params[name] for name in read.params}
+        step = partial(gaussians_moved, read.geometry, rates=rates)
+        return moved_through(moving, {name: grads[name] for name in moving}, self._shown, step)
 
-_Rates = Mapping[str, float | Tensor]
+    def _rated(self, params: Mapping[str, Tensor]) -> Params:
+        """What has rates: the parameters that are means and scales, and the means and scales that the guide reads."""
+        other = {*self._known.others, *(self.reads.params if self.reads else ())}
+        own = {name: value for name, value in params.items() if name not in other}
+        return {**own, **self.reads.like} if self.reads else own
 
-
-def _diagonal_moved(geometry: Geometry, params: Params, grads: Mapping[str, Tensor], rates: _Rates) -> Params:
-    """The new means and scales of all diagonal Gaussians together, as they may share them."""
-    scales, moved = {}, {}
-    for name, scale in geometry.scales.items():
-        value = scale.transform(params[name])
-        slope = value * grads[name] / _derivative(scale.transform, params[name], value)
-        curvature = slope if scale.times is None else slope / scale.times
-        scales[name] = value * inverse(1 + rates[name] * curvature).sqrt()
-        moved[name] = scale.transform.inv(scales[name])
-    precisions: Params = {}
-    for gaussian in geometry.diagonal:
-        if gaussian.mean is not None:
-            here = _precision(gaussian, scales[gaussian.scale], params[gaussian.mean])
-            precisions[gaussian.mean] = precisions[gaussian.mean] + here if gaussian.mean in precisions else here
-    for name, precision in precisions.items():
-        moved[name] = params[name] - rates[name] * grads[name] / precision
-    return moved
-
-
-def _precision(gaussian: DiagonalGaussian, scale: Tensor, mean: Tensor) -> Tensor:
-    """The precision of each mean; of one that several coordinates share, the sum of theirs."""
-    flat = scale.flatten().pow(-2)
-    if gaussian.scale_at is not None:
-        flat = flat[gaussian.scale_at]
-    if gaussian.mean_at is not None:
-        flat = flat.new_zeros(mean.numel()).index_add(0, gaussian.mean_at, flat)
-    return flat.view(mean.shape)
-
-
-def _full_moved(gaussian: FullGaussian, params: Params, grads: Mapping[str, Tensor], rates: _Rates) -> Params:
-    """The new mean and factor of a Gaussian with a full covariance."""
-    tril, slope = params[gaussian.tril], grads[gaussian.tril]
-    held = tril.diagonal(dim1=-2, dim2=-1) if gaussian.scale is None else params[gaussian.scale]
-    diagonal = gaussian.transform(held)
-    along = slope.diagonal(dim1=-2, dim2=-1) if gaussian.scale is None else grads[gaussian.scale]
-    along = along / _derivative(gaussian.transform, held, diagonal)
-    below, slope, unit = tril.tril(-1), slope.tril(-1), diagonal[..., None]
-    if gaussian.scale is not None:
-        slope = slope / unit
-        along = along - (slope * below).sum(-1)
-        below = unit * below
-    factor = below + torch.diag_embed(diagonal)
-    curvature = factor.mT @ (slope + torch.diag_embed(along))
-    grown = matrix_inverse(_one_plus(_rated(gaussian, curvature, rates)))
-    new = factor @ torch.linalg.cholesky_ex(grown).L
-    moved = _held(gaussian, tril, new)
-    if gaussian.mean is not None:
-        along_mean = new @ (new.mT @ grads[gaussian.mean][..., None])
-        moved[gaussian.mean] = params[gaussian.mean] - rates[gaussian.mean] * along_mean.squeeze(-1)
-    return moved
-
-
-def _rated(gaussian: FullGaussian, curvature: Tensor, rates: _Rates) -> Tensor:
-    """The curvature times the rates, symmetric: that on the diagonal by the rate of the scale, if it has one."""
-    below = (rates[gaussian.tril] * curvature).tril(-1)
-    on = curvature.diagonal(dim1=-2, dim2=-1)
-    if gaussian.scale is not None:
-        return below + below.mT + torch.diag_embed(rates[gaussian.scale] * on)
-    return below + below.mT + (rates[gaussian.tril] * torch.diag_embed(on))
-
-
-def _one_plus(matrix: Tensor) -> Tensor:
-    return matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-
-
-def _held(gaussian: FullGaussian, tril: Tensor, factor: Tensor) -> Params:
-    """The unconstrained parameters of a factor; what no one reads of them stays as it is."""
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    held = gaussian.transform.inv(diagonal)
-    if gaussian.scale is None:
-        return {gaussian.tril: factor.tril(-1) + torch.diag_embed(held) + tril.triu(1)}
-    return {gaussian.tril: (factor / diagonal[..., None]).tril(-1) + tril.triu(), gaussian.scale: held}
-
-
-def _derivative(transform: Transform, number: Tensor, scale: Tensor) -> Tensor:
-    """The derivative of a scale by its unconstrained number."""
-    return transform.log_abs_det_jacobian(number, scale).exp()
+    def _rest(self, params: Mapping[str, Tensor]) -> Params:
+        """The parameters that no Gaussian is moved by."""
+        return {name: params[name] for name in params if name in self._known.others}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from pyrometa.inner.surface import Surface
-from pyrometa.types import Geometry, Params
+from pyrometa.types import Params
+from pyrometa.types.geometry import Geometry, ReadGaussians
 
 
 class LearnedRule(Protocol):
@@ -52,6 +53,26 @@ class GeometricRule(Protocol):
 
         Raises:
             ValueError: it does not suit the rule.
+        """
+
+
+@runtime_checkable
+class ReadingRule(InnerRule, Protocol):
+    """A rule that may have to be told what the guide shows on a task's data.
+
+    Attributes:
+        reads: of which Gaussians; None where it need not be told.
+    """
+
+    @property
+    def reads(self) -> ReadGaussians | None:
+        """Of which Gaussians it has to be told."""
+
+    def reading(self, shown: Callable[[Params], Params]) -> InnerRule:
+        """The rule for steps on some data.
+
+        Args:
+            shown: of fast weights to the Gaussians' numbers on these data, by name.
         """
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro import poutine
-from pyro.distributions.transforms import LowerCholeskyAffine
 from torch import Tensor
-from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, MultivariateNormal, Normal, Transform
+from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, Transform
 from torch.distributions.transforms import SoftplusTransform, identity_transform
 
-from pyrometa.elbos.wrapped_distributions import layers
 from pyrometa.program.autograd_graph import leaf_ids
+from pyrometa.program.gaussian_sites import GaussianSite, gaussian_sites, kind_of
+from pyrometa.program.generic import generic_numbers, latents_here_and_elsewhere
 from pyrometa.program.program import Program
-from pyrometa.program.traces import latents
-from pyrometa.types import Data, DiagonalGaussian, FullGaussian, Geometry, Params, Scale
+from pyrometa.program.read_gaussians import find_read
+from pyrometa.types import Data, Params
+from pyrometa.types.geometry import DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian, Scale
 
 _TO_SCALES: tuple[Transform, ...] = (
     ExpTransform(),
@@ -26,61 +27,42 @@ _TO_SCALES: tuple[Transform, ...] = (
 )
 """How an unconstrained number may become a scale; the last from the logarithm of a variance."""
 
+_Whole = FullGaussian | LowRankGaussian
+
 
 def find_geometry(program: Program, data: Data, adapted: Collection[str]) -> Geometry:
-    """Which adapted parameters are means and scales of Gaussians, read off one run of the guide.
+    """Which adapted parameters are means and scales of Gaussians, read off runs of the guide.
 
     It runs on numbers that are all different and mean nothing. So a site's mean is a parameter if it has the same
     numbers, and as derivatives by that parameter those of a selection, whatever the guide calls it and however it is
-    viewed and expanded; and likewise its scale. A guide that multiplies them by what is 1 for this task is taken for
-    one that does not.
+    viewed and expanded; and likewise its scale. What is another number on slightly other data is neither, but may be
+    linear in parameters.
 
     Args:
         program: the program.
         data: a task.
         adapted: names of the parameters that adapt.
     """
-    values = _generic({name: program.leaves[name].tensor for name in adapted})
-    with program.using(values), torch.random.fork_rng(), torch.enable_grad():
-        taken = program.given.for_program(data)
-        trace = poutine.trace(program.conditioned(data)).get_trace(*taken.args, **taken.kwargs)
-        sites = latents(trace)
-        return _Search(values, sites).geometry(per_row=program.given.reduction == "mean")
-
-
-def _generic(like: Mapping[str, Tensor]) -> Params:
-    """Different numbers of the shapes given, in no regular order and of no great size."""
-    generator = torch.Generator().manual_seed(0)
-
-    def numbers(tensor: Tensor) -> Tensor:
-        count = tensor.numel()
-        spread = torch.randperm(count, generator=generator) + 0.6 * torch.rand(count, generator=generator)
-        return (spread / max(count, 1) - 0.5).view(tensor.shape).to(tensor).requires_grad_()
-
-    return {name: numbers(tensor) for name, tensor in like.items()}
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A Gaussian that a guide samples from.
-
-    Attributes:
-        loc: its mean, of the shape of a draw.
-        scale: of that shape too; or the lower triangular factor of its covariance.
-        full: whether it is the factor.
-        in_plate: whether draws of a plate lie side by side in it.
-    """
-
-    loc: Tensor
-    scale: Tensor
-    full: bool
-    in_plate: bool
+    values = generic_numbers({name: program.leaves[name].tensor for name in adapted})
+    per_row = program.given.reduction == "mean"
+    with torch.enable_grad():
+        sites, elsewhere = latents_here_and_elsewhere(program, values, data)
+        search = _Search(values, sites, elsewhere)
+        found = search.geometry(per_row=per_row)
+        read = find_read(program, data, values, search.explained)
+        if read is None:
+            return found
+        rest = {name: value for name, value in values.items() if name not in read.params}
+        left = {name: site for name, site in sites.items() if name not in read.sites}
+        return replace(_Search(rest, left, elsewhere).geometry(per_row=per_row), read=read)
 
 
 class _Search:
     """Looks for the numbers of the sites among those of the parameters."""
 
-    def __init__(self, values: Params, sites: Mapping[str, Any]) -> None:
+    def __init__(self, values: Params, sites: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> None:
+        self.explained: set[str] = set()
+        self._elsewhere = {gaussian.name: gaussian for gaussian in gaussian_sites(elsewhere)}
         self._leaves = values
         self._values = {name: value.detach() for name, value in values.items()}
         self._sites, self._ids = sites, {id(value): name for name, value in values.items()}
@@ -88,35 +70,49 @@ class _Search:
 
     def geometry(self, *, per_row: bool) -> Geometry:
         """What the sites show, without the parameters that are more than one thing at once."""
-        sites = list(_gaussians(self._sites.values()))
-        full = [found for found in map(self._full, sites) if found]
+        sites = [self._without_data(site) for site in gaussian_sites(self._sites)]
+        whole = [found for found in map(self._whole, sites) if found]
         transformed = [found for found in map(self._diagonal, sites) if found]
-        self._refuse_mixed(full, transformed)
+        self._refuse_mixed(whole, transformed)
         transforms = {g.scale: transform for g, transform in transformed if g.scale not in self._reasons}
         diagonal = tuple(self._without_refused(g) for g, _ in transformed if g.scale in transforms)
-        full = [gaussian for gaussian in full if self._reasons.keys().isdisjoint(_names(gaussian))]
+        whole = [gaussian for gaussian in whole if self._reasons.keys().isdisjoint(_names(gaussian))]
+        full = tuple(gaussian for gaussian in whole if isinstance(gaussian, FullGaussian))
+        low_rank = tuple(gaussian for gaussian in whole if isinstance(gaussian, LowRankGaussian))
         scales = {name: Scale(transform, self._times(name, diagonal)) for name, transform in transforms.items()}
-        known = {name for names in (*map(_names, full), *map(_names, diagonal)) for name in names}
+        known = {name for gaussian in (*whole, *diagonal) for name in _names(gaussian)}
         others = {name: self._reason(name) for name in self._values if name not in known}
-        return Geometry(scales, diagonal, tuple(full), others, per_row)
+        return Geometry(scales, diagonal, full, others, per_row, low_rank)
+
+    def _without_data(self, site: GaussianSite) -> GaussianSite:
+        """A site with numbers that no parameter has in the place of those that are others on other data."""
+        other = self._elsewhere.get(site.name)
+        if other is None:
+            return site
+        loc, scale = (
+            one if _equal(one, another) else one * math.nan
+            for one, another in ((site.loc, other.loc), (site.scale, other.scale))
+        )
+        return replace(site, loc=loc, scale=scale)
 
     def _without_refused(self, gaussian: DiagonalGaussian) -> DiagonalGaussian:
         return replace(gaussian, mean=None) if gaussian.mean in self._reasons else gaussian
 
-    def _diagonal(self, site: _Site) -> tuple[DiagonalGaussian, Transform] | None:
-        if site.full:
+    def _diagonal(self, site: GaussianSite) -> tuple[DiagonalGaussian, Transform] | None:
+        if site.full or site.low_rank is not None:
             return None
         mean, mean_at = self._mean(site)
         for transform in _TO_SCALES:
             for name, value in self._values.items():
                 at = self._selected(site.scale, name, transform)
                 if at is not None and self._tells_coordinates_apart(name, at, site):
+                    self._explain(site, mean)
                     return DiagonalGaussian(name, mean, _unless_in_order(at, value.numel()), mean_at), transform
         if mean:
             self._reasons[mean] = "the scale that goes with it is no parameter that adapts"
         return None
 
-    def _mean(self, site: _Site) -> tuple[str | None, Tensor | None]:
+    def _mean(self, site: GaussianSite) -> tuple[str | None, Tensor | None]:
         for name, value in self._values.items():
             at = self._selected(site.loc, name, identity_transform)
             if at is not None and self._tells_coordinates_apart(name, at, site):
@@ -134,18 +130,32 @@ class _Search:
         (expected,) = torch.autograd.grad(transform(leaf).flatten()[at], leaf, weights)
         return at if found is not None and _close(found, expected) else None
 
-    def _tells_coordinates_apart(self, name: str, at: Tensor, site: _Site) -> bool:
+    def _tells_coordinates_apart(self, name: str, at: Tensor, site: GaussianSite) -> bool:
         """Whether no two draws of a plate share a number; how many would do so may differ from task to task."""
         scalar = self._values[name].dim() == 0
         if site.in_plate and (scalar or len(at.unique()) < len(at)):
             self._reasons[name] = "the draws of a plate share it"
         return name not in self._reasons
 
-    def _full(self, site: _Site) -> FullGaussian | None:
-        if not site.full:
+    def _explain(self, site: GaussianSite, mean: str | None) -> None:
+        """Note a site whose scale is found, if there is nothing else that could be."""
+        if mean or not site.loc.requires_grad:
+            self.explained.add(site.name)
+
+    def _whole(self, site: GaussianSite) -> _Whole | None:
+        """The Gaussian of a site with covariances."""
+        if not site.full and site.low_rank is None:
             return None
-        diagonal, below = site.scale.diagonal(dim1=-2, dim2=-1), site.scale.tril(-1)
         mean = next((name for name, value in self._values.items() if _equal(value, site.loc)), None)
+        found = self._full(site, mean) if site.low_rank is None else self._low_rank(site, mean, site.low_rank)
+        if found:
+            self._explain(site, mean)
+        elif mean:
+            self._reasons[mean] = "the covariance that goes with it is no parameter that adapts"
+        return found
+
+    def _full(self, site: GaussianSite, mean: str | None) -> FullGaussian | None:
+        diagonal, below = site.diagonal, site.scale.tril(-1)
         for transform in _TO_SCALES:
             for tril, value in self._values.items():
                 if value.shape != below.shape:
@@ -156,15 +166,19 @@ class _Search:
                     rows = transform(held)
                     if _equal(rows, diagonal) and _equal(rows[..., None] * value.tril(-1), below):
                         return FullGaussian(tril, scale, mean, transform)
-        if mean:
-            self._reasons[mean] = "the covariance that goes with it is no parameter that adapts"
         return None
 
-    def _refuse_mixed(
-        self, full: Sequence[FullGaussian], diagonal: Sequence[tuple[DiagonalGaussian, Transform]]
-    ) -> None:
+    def _low_rank(self, site: GaussianSite, mean: str | None, factor: Tensor) -> LowRankGaussian | None:
+        name = next((name for name, value in self._values.items() if _equal(value, factor)), None)
+        for transform in _TO_SCALES:
+            for scale, held in self._values.items():
+                if name and _equal(transform(held), site.scale):
+                    return LowRankGaussian(name, scale, mean, transform)
+        return None
+
+    def _refuse_mixed(self, whole: Sequence[_Whole], diagonal: Sequence[tuple[DiagonalGaussian, Transform]]) -> None:
         """Note the parameters that are two things, or of which a part is nothing, and the means of such scales."""
-        roles: list[set[str | None]] = [{*_names(g)} for g in full]
+        roles: list[set[str | None]] = [{*_names(g)} for g in whole]
         roles.append({g.mean for g, _ in diagonal})
         roles += [{g.scale for g, each in diagonal if each is transform} for transform in _TO_SCALES]
         for name in self._values:
@@ -195,40 +209,14 @@ class _Search:
             return self._reasons[name]
         for site, node in self._sites.items():
             if name in {self._ids.get(key) for key in leaf_ids([node["value"], node["fn"].log_prob(node["value"])])}:
-                return f"{site!r} comes from {_kind(node['fn'])} that depends on it in another way"
+                where = ", in a plate" if any(frame.vectorized for frame in node["cond_indep_stack"]) else ""
+                return f"{site!r} comes from {kind_of(node['fn'])} that depends on it in another way{where}"
         return "the guide draws nothing from it"
 
 
-def _names(gaussian: DiagonalGaussian | FullGaussian) -> tuple[str, ...]:
-    tril = (gaussian.tril,) if isinstance(gaussian, FullGaussian) else ()
-    return tuple(name for name in (*tril, gaussian.scale, gaussian.mean) if name)
-
-
-def _gaussians(sites: Iterable[Any]) -> Iterator[_Site]:
-    """The Gaussians among sample sites, be they in the coordinates of the site or beneath transforms."""
-    for site in sites:
-        *above, innermost = layers(site["fn"])
-        in_plate = any(frame.vectorized for frame in site["cond_indep_stack"])
-        if isinstance(innermost, Normal):
-            yield _beneath(innermost, [part for fn in above[::-1] for part in getattr(fn, "transforms", ())], in_plate)
-        elif isinstance(innermost, MultivariateNormal):
-            yield _Site(innermost.loc, innermost.scale_tril, True, in_plate)
-
-
-def _beneath(normal: Normal, transforms: Sequence[Transform], in_plate: bool) -> _Site:
-    """A normal, or what an affine transform makes of a standard one."""
-    loc, scale = normal.loc, normal.scale
-    first = transforms[0] if transforms and (loc == 0).all() and (scale == 1).all() else None
-    if isinstance(first, LowerCholeskyAffine):
-        return _Site(first.loc, first.scale_tril, True, in_plate)
-    if isinstance(first, AffineTransform):
-        loc, scale = (torch.as_tensor(part).to(loc).expand(loc.shape) for part in (first.loc, first.scale))
-    return _Site(loc, scale, False, in_plate)
-
-
-def _kind(fn: Any) -> str:
-    *_, innermost = layers(fn)
-    return f"a distribution of kind {type(innermost).__name__}"
+def _names(gaussian: DiagonalGaussian | _Whole) -> tuple[str, ...]:
+    covariance = (gaussian.scale,) if isinstance(gaussian, DiagonalGaussian) else gaussian.covariance
+    return tuple(name for name in (*covariance, gaussian.mean) if name)
 
 
 def _positions(numbers: Tensor, among: Tensor) -> Tensor | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform
 
 from pyrometa import nest
 
@@ -139,95 +138,6 @@ class TaskBatch:
         """The support noise and the query noise of one task, or of some."""
         *support, query = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         return tuple(support), query
-
-
-@dataclass(frozen=True, eq=False)
-class Scale:
-    """An adapted parameter that holds scales of Gaussians.
-
-    Attributes:
-        transform: takes its unconstrained numbers to the scales, number by number.
-        times: of how many coordinates each number is the scale, of the parameter's shape; None where of one each.
-    """
-
-    transform: Transform
-    times: Tensor | None
-
-
-@dataclass(frozen=True, eq=False)
-class DiagonalGaussian:
-    """Independent Gaussian coordinates of a guide, by the positions that their means and scales have in parameters.
-
-    Attributes:
-        scale: name of the parameter that holds the scales.
-        mean: name of the parameter that holds the means; None where no adapted one does.
-        scale_at: for each coordinate a position in the flat scales; None where these are the coordinates in order.
-        mean_at: likewise in the flat means.
-    """
-
-    scale: str
-    mean: str | None
-    scale_at: Tensor | None
-    mean_at: Tensor | None
-
-
-@dataclass(frozen=True)
-class FullGaussian:
-    r"""A Gaussian of a guide with covariance :math:`L L^\top`.
-
-    Attributes:
-        tril: name of the parameter whose entries below the diagonal are those of L, each row divided by its ``scale``.
-        scale: name of the parameter that holds the diagonal of L; None where the diagonal of ``tril`` does.
-        mean: name of the parameter that is the mean; None where no adapted one is.
-        transform: takes unconstrained numbers to the diagonal of L.
-    """
-
-    tril: str
-    scale: str | None
-    mean: str | None
-    transform: Transform
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """Which adapted parameters are means and scales of a guide's Gaussians.
-
-    Attributes:
-        scales: the parameters that hold scales of diagonal Gaussians, by name.
-        diagonal: the diagonal Gaussians.
-        full: those with a full covariance.
-        others: the adapted parameters that are neither mean nor scale, by name, each with the reason.
-        per_row: whether the loss is divided by the number of rows.
-    """
-
-    scales: Mapping[str, Scale]
-    diagonal: tuple[DiagonalGaussian, ...]
-    full: tuple[FullGaussian, ...]
-    others: Mapping[str, str]
-    per_row: bool = False
-
-    def without(self, frozen: Collection[str]) -> Geometry:
-        """The geometry of what still adapts where some parameters no longer do."""
-        if not frozen:
-            return self
-        mean_alone = "the scale that goes with it does not adapt"
-        full, others = [], {name: why for name, why in self.others.items() if name not in frozen}
-        for gaussian in self.full:
-            parts = {part for part in (gaussian.tril, gaussian.scale) if part}
-            if parts.isdisjoint(frozen):
-                full.append(replace(gaussian, mean=None if gaussian.mean in frozen else gaussian.mean))
-            else:
-                left = {part for part in (*parts, gaussian.mean) if part and part not in frozen}
-                others.update(dict.fromkeys(left, mean_alone))
-        alone = {g.mean for g in self.diagonal if g.mean and g.mean not in frozen and g.scale in frozen}
-        others.update(dict.fromkeys(alone, mean_alone))
-        diagonal = tuple(
-            replace(g, mean=None if g.mean in frozen or g.mean in alone else g.mean)
-            for g in self.diagonal
-            if g.scale not in frozen
-        )
-        scales = {name: scale for name, scale in self.scales.items() if name not in frozen}
-        return Geometry(scales, diagonal, tuple(full), others, self.per_row)
 
 
 class Slotted(Protocol):
