@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pyrometa.inner.covariance import matrix_inverse
 
-_TURNS = 1e-8
-"""Share of its mean diagonal entry that is added to the Fisher matrix, as turns of W change no covariance."""
+_SMALL = 1e-3
+"""Share of its mean diagonal entry below which an eigenvalue of the Fisher matrix counts for little."""
 
 _FAR = 0.3
 """Damping of the first guess for each unit of mean squared change of the covariance."""
@@ -16,7 +16,7 @@ _FAR = 0.3
 _NARROW = 0.05
 """What the first guess multiplies a variance by at the least before it is bent."""
 
-_ROUNDS = 5
+_ROUNDS = 3
 """Rounds of expectation maximisation from the first guess."""
 
 
@@ -26,9 +26,10 @@ def low_rank_moved(
     r"""The new s and W, the latter of shape ``(*batch, size, rank)``.
 
     The natural gradient of :math:`(\log s, W)`, by the :func:`fisher` matrix, changes the covariance
-    :math:`S = L L^\top` by :math:`- L A L^\top` for each unit of rate. The step leads to :math:`L (I + \rho A)^{-1} L^\top`, as with a full
-    covariance, or as near to it as a covariance of this form comes: a damped Fisher scoring step, which is exact to
-    first order in the rate, and rounds of expectation maximisation for factor analysis, which do not diverge.
+    :math:`S = L L^\top` by :math:`- L A L^\top` for each unit of rate. The step leads to
+    :math:`L (I + \rho A)^{-1} L^\top`, as with a full covariance, or towards it as a covariance of this form can: by a
+    damped Fisher scoring step, which is exact to first order in the rate, and rounds of expectation maximisation for
+    factor analysis, which do not diverge.
 
     Args:
         scale: s.
@@ -38,7 +39,7 @@ def low_rank_moved(
     """
     covariance = _correlated(factor)
     matrix = fisher(factor)
-    slope, turn = _solved(matrix, _TURNS, *slopes)
+    slope, turn = _solved(matrix, torch.zeros_like(scale[..., 0]), *slopes)
     root = torch.linalg.cholesky_ex(covariance).L
     change = _whitened(root, _tangent(factor, covariance, rates[0] * slope, rates[1] * turn))
     there = root @ matrix_inverse(_eye(change) + change) @ root.mT
@@ -71,7 +72,7 @@ def _scored(factor: Tensor, covariance: Tensor, root: Tensor, matrix: Tensor, th
     far = _whitened(root, change).square().sum((-2, -1)) / factor.shape[-2]
     inner = torch.linalg.inv(covariance)
     back = inner @ change @ inner @ factor
-    wider, turn = _solved(matrix, _TURNS + _FAR * far, (change @ inner).diagonal(dim1=-2, dim2=-1), back)
+    wider, turn = _solved(matrix, _FAR * far, (change @ inner).diagonal(dim1=-2, dim2=-1), back)
     return _above_zero(1 + 2 * wider).sqrt(), factor + turn
 
 
@@ -97,12 +98,25 @@ def _tangent(factor: Tensor, covariance: Tensor, slope: Tensor, turn: Tensor) ->
     return half + half.mT
 
 
-def _solved(matrix: Tensor, share: float | Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The damped solution for a right side in two parts."""
-    damping = torch.as_tensor(share).to(matrix) * matrix.diagonal(dim1=-2, dim2=-1).mean(-1)
-    right = torch.cat([one, other.flatten(-2)], -1)[..., None]
-    found = torch.linalg.solve(matrix + damping[..., None, None] * _eye(matrix), right).squeeze(-1)
-    return found[..., : one.shape[-1]], found[..., one.shape[-1] :].reshape(other.shape)
+def _solved(matrix: Tensor, far: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The solution :math:`(M^2 + \delta^2 I)^{-1} M g` of :math:`M x = g`, :math:`M = F + \epsilon I`.
+
+    Turns of W change no covariance, nor do other directions where there are more numbers than it has. The gradient of
+    an ELBO's draws has a part along them all the same, which is noise, and M takes it out.
+    """
+    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    matrix = matrix + mean * far[..., None, None] * _eye(matrix)
+    small = (_SMALL * mean).square() * _eye(matrix)
+    return _parted(torch.linalg.solve(matrix @ matrix + small, matrix @ _joined(one, other)), one, other)
+
+
+def _joined(one: Tensor, other: Tensor) -> Tensor:
+    return torch.cat([one, other.flatten(-2)], -1)[..., None]
+
+
+def _parted(joined: Tensor, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    flat = joined.squeeze(-1)
+    return flat[..., : one.shape[-1]], flat[..., one.shape[-1] :].reshape(other.shape)
 
 
 def _whitened(root: Tensor, change: Tensor) -> Tensor:

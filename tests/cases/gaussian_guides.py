@@ -66,14 +66,14 @@ DIAGONAL = {
 FULL = {"by hand": lambda _: full, "AutoMultivariateNormal": auto(AutoMultivariateNormal)}
 
 
-def elbo():
-    return TraceMeanField_ELBO(num_particles=PARTICLES, vectorize_particles=True, max_plate_nesting=1)
+def elbo(particles=PARTICLES):
+    return TraceMeanField_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
 
 
-def meta_svi(model, guide, rule, **options):
+def meta_svi(model, guide, rule, particles=PARTICLES, **options):
     """Natural gradient; steps see the points of a noise that may be pinned."""
     options = {"steps": 1, "noise": pm.Noise("sobol"), **options}
-    return pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo(), inner=rule, **options)
+    return pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo(particles), inner=rule, **options)
 
 
 def bound(meta):
@@ -81,9 +81,9 @@ def bound(meta):
     return meta._state.known().rules.of(meta.inner)
 
 
-def pin(monkeypatch):
+def pin(monkeypatch, size=DIM):
     """Noise of mean zero and second moment one: each coordinate in turn, there and back."""
-    ends = math.sqrt(DIM) * torch.eye(DIM, dtype=F64)
+    ends = math.sqrt(size) * torch.eye(size, dtype=F64)
     points = torch.special.ndtr(torch.cat([ends, -ends]))
     monkeypatch.setattr(
         "pyrometa.noise.points.scrambled_sobol",
