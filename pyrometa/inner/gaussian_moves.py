@@ -117,8 +117,8 @@ def _low_rank_moved(
     slope = scale * grads[gaussian.scale] / _derivative(gaussian.transform, held, scale)
     slopes = slope, grads[gaussian.factor]
     scale, factor = low_rank_moved(scale, params[gaussian.factor], slopes, (rates[names[0]], rates[names[1]]))
-    held = gaussian.transform.inv(scale), factor.clone()  # no fast weight is another's, whose gradients would add up
-    moved = dict(zip(names, held, strict=True))
+    kept = gaussian.transform.inv(scale), factor.clone()  # no fast weight is another's, whose gradients would add up
+    moved = dict(zip(names, kept, strict=True))
     if gaussian.mean is not None:
         along = scale[..., None] * grads[gaussian.mean][..., None]
         along = scale[..., None] * (along + factor @ (factor.mT @ along))

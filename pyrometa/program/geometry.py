@@ -53,15 +53,17 @@ def find_geometry(program: Program, data: Data, adapted: Collection[str]) -> Geo
         if read is None:
             return found
         rest = {name: value for name, value in values.items() if name not in read.params}
-        left = {name: site for name, site in sites.items() if name not in read.sites}
-        return replace(_Search(rest, left, elsewhere).geometry(per_row=per_row), read=read)
+        return replace(_Search(rest, sites, elsewhere, read.sites).geometry(per_row=per_row), read=read)
 
 
 class _Search:
     """Looks for the numbers of the sites among those of the parameters."""
 
-    def __init__(self, values: Params, sites: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> None:
+    def __init__(
+        self, values: Params, sites: Mapping[str, Any], elsewhere: Mapping[str, Any], left_out: Collection[str] = ()
+    ) -> None:
         self.explained: set[str] = set()
+        self._left_out = left_out
         self._elsewhere = {gaussian.name: gaussian for gaussian in gaussian_sites(elsewhere)}
         self._leaves = values
         self._values = {name: value.detach() for name, value in values.items()}
@@ -70,7 +72,7 @@ class _Search:
 
     def geometry(self, *, per_row: bool) -> Geometry:
         """What the sites show, without the parameters that are more than one thing at once."""
-        sites = [self._without_data(site) for site in gaussian_sites(self._sites)]
+        sites = [self._without_data(site) for site in gaussian_sites(self._sites) if site.name not in self._left_out]
         whole = [found for found in map(self._whole, sites) if found]
         transformed = [found for found in map(self._diagonal, sites) if found]
         self._refuse_mixed(whole, transformed)

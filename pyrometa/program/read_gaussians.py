@@ -71,6 +71,8 @@ class _Lines:
             latents = latents_of_guide(self.program, self.values, self.data)
         drawn = {g.name: g for g in gaussian_sites(latents) if not (g.in_plate or g.moved or g.low_rank is not None)}
         drawn = {name: g for name, g in drawn.items() if name not in explained}
+        if not drawn:
+            return {}
         still = still_gaussians(self.program, self.values, self.data, drawn)
         free = [g for g in still if _close(g.loc, drawn[g.name].loc) and _close(g.scale, drawn[g.name].scale)]
         by_site = {g.name: self._names([drawn[g.name].loc, drawn[g.name].scale]) for g in free}

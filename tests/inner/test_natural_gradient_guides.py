@@ -96,8 +96,8 @@ def test_guides_of_several_parts_are_read_part_by_part():
         ),
         (
             AutoLowRankMultivariateNormal(model),
-            {},
-            r"'guide.loc' is neither: .* LowRankMultivariateNormal that .*=pm.Newton",
+            {"adapt": "guide.loc"},
+            r"'guide.loc' is neither: the covariance that goes with it is no parameter .*=pm.Newton",
         ),
         (
             encoder,

@@ -2,7 +2,6 @@
 
 import copy
 
-import pyro
 import pytest
 import torch
 from gaussian_guides import DIM, F64, INCLINED, auto, bound, meta_svi, pin, posterior, regression
