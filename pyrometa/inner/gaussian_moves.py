@@ -11,8 +11,7 @@ from torch.distributions import Transform
 
 from pyrometa.inner.covariance import inverse, matrix_inverse
 from pyrometa.inner.low_rank_moves import low_rank_moved
-from pyrometa.types import Params
-from pyrometa.types.geometry import DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian
+from pyrometa.types import DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian, Params
 
 Rated: TypeAlias = Mapping[str, float | Tensor]
 """The rate of each parameter."""

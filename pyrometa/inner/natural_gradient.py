@@ -13,8 +13,7 @@ from pyrometa.inner.gaussian_moves import Rated, gaussians_moved
 from pyrometa.inner.rates import Learn, Rates
 from pyrometa.inner.read_moves import moved_through
 from pyrometa.inner.rule import InnerRule
-from pyrometa.types import Params
-from pyrometa.types.geometry import Geometry, ReadGaussians
+from pyrometa.types import Geometry, Params, ReadGaussians
 
 _OTHERS = "others."
 
@@ -43,15 +42,32 @@ class NaturalGradient:
     Which parameters are means and scales is read off the guide on first data: sites of kind ``Normal`` and
     ``MultivariateNormal``, by themselves or beneath transforms, whose mean and scale (or ``scale_tril``) are
     parameters, also by their logarithm, that of the variance or softplus. So are those of ``AutoNormal``,
-    ``AutoDiagonalNormal`` and ``AutoMultivariateNormal``, of a guide by hand with ``pyro.param`` and of a ``GuideList``
-    of these. Give it no guide that multiplies them by data: where the first task makes the factor 1 that is not seen.
-    A rate near 1 suits every size of task with ``reduction="sum"``, the default: a loss that is divided by
-    the number of rows would make the rate depend on it, and is refused.
+    ``AutoDiagonalNormal`` and ``AutoMultivariateNormal``, of a guide by hand with ``pyro.param``, of a ``GuideList``
+    and of a ``ComposedGuide`` of these. What multiplies them by data is seen on slightly other data, unless all of the
+    data are whole numbers that make it 1 on the first task. A rate near 1 suits every size of task with
+    ``reduction="sum"``, the default: a loss that is divided by the number of rows would make the rate depend on it,
+    and is refused.
+
+    Outside of plates, means and unconstrained scales may also be *linear* in what adapts, with coefficients that the
+    guide computes from the task's data: the heads of a ``SetEncoderGuide`` or an ``AmortizedGuide``, their biases or
+    the whole last layer. The step is taken by the numbers that the head gives, as above, and the parameters move by
+    what is least for these to be there,
+
+    .. math:: \phi_{k+1} = \phi_k + J^\top (J J^\top)^{-1} (\eta_{k+1} - \eta_k), \qquad J = \nabla_\phi \, \eta
+
+    which to first order is by the Fisher matrix of :math:`\phi`, pulled back through the guide. So rate 1 is exact
+    there too. Such rates have the names ``<site>.loc`` and ``<site>.scale`` or ``<site>.tril``. Of several layers that
+    adapt the last is moved so, and the others are for ``others``.
+
+    An ``AutoLowRankMultivariateNormal`` moves along the natural gradient of its scale s and factor W, from a Fisher
+    matrix in closed form; eigenvalues below a thousandth of the mean count for little, as turns of W change nothing
+    and their gradient is noise. The step goes where the same step of S with a full covariance would, as near as a low
+    rank comes in a few rounds of expectation maximisation. That is not exact in one step.
 
     Args:
         lr: the rate :math:`\rho`, or a mapping of name patterns to rates, as in :class:`~pyrometa.SGD`. The mean has
             one, and so has the precision, under the name of the scale; of a full covariance in two parameters, each has
-            that of its own part of A.
+            that of its own part of A; of one of low rank, W has one too.
         learn: which rates are learned, as in :class:`~pyrometa.SGD`.
         others: the rule of the adapted parameters that are no Gaussian's; names of what it learns begin by ``others.``.
         outer_lr: outer step size of all that is learned; None takes the optimiser's own.

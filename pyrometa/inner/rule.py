@@ -8,8 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from pyrometa.inner.surface import Surface
-from pyrometa.types import Params
-from pyrometa.types.geometry import Geometry, ReadGaussians
+from pyrometa.types import Geometry, Params, ReadGaussians
 
 
 class LearnedRule(Protocol):

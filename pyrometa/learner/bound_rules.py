@@ -7,7 +7,7 @@ from typing import Any
 
 from pyrometa.inner import GeometricRule, Rule
 from pyrometa.nest import Same
-from pyrometa.types.geometry import Geometry
+from pyrometa.types import Geometry
 
 
 class BoundRules:

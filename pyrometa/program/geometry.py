@@ -17,8 +17,7 @@ from pyrometa.program.gaussian_sites import GaussianSite, gaussian_sites, kind_o
 from pyrometa.program.generic import generic_numbers, latents_here_and_elsewhere
 from pyrometa.program.program import Program
 from pyrometa.program.read_gaussians import find_read
-from pyrometa.types import Data, Params
-from pyrometa.types.geometry import DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian, Scale
+from pyrometa.types import Data, DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian, Params, Scale
 
 _TO_SCALES: tuple[Transform, ...] = (
     ExpTransform(),

@@ -25,8 +25,7 @@ from pyrometa.program.gaussian_sites import (
 )
 from pyrometa.program.generic import generic_numbers
 from pyrometa.program.program import Program
-from pyrometa.types import Data, Params
-from pyrometa.types.geometry import DiagonalGaussian, FullGaussian, Geometry, ReadGaussians, Scale
+from pyrometa.types import Data, DiagonalGaussian, FullGaussian, Geometry, Params, ReadGaussians, Scale
 
 _TO_SCALES: tuple[Transform, ...] = (SoftplusTransform(), ExpTransform())
 

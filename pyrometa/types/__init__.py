@@ -10,6 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pyrometa import nest
+from pyrometa.types.geometry import DiagonalGaussian as DiagonalGaussian
+from pyrometa.types.geometry import FullGaussian as FullGaussian
+from pyrometa.types.geometry import Geometry as Geometry
+from pyrometa.types.geometry import LowRankGaussian as LowRankGaussian
+from pyrometa.types.geometry import ReadGaussians as ReadGaussians
+from pyrometa.types.geometry import Scale as Scale
 
 Params: TypeAlias = dict[str, Tensor]
 """Unconstrained parameter values by name."""

@@ -47,6 +47,14 @@ def log_variance(y):
     pyro.sample("w", dist.Normal(loc.flip(0), variance.sqrt()).to_event(1))
 
 
+def affine(y):
+    """What an affine transform makes of a standard normal."""
+    loc = pyro.param("mean", torch.full((DIM,), 0.3, dtype=F64))
+    scale = pyro.param("scale", torch.full((DIM,), 0.6, dtype=F64), constraint=constraints.positive)
+    standard = dist.Normal(torch.zeros(DIM, dtype=F64), 1.0).to_event(1)
+    pyro.sample("w", dist.TransformedDistribution(standard, [dist.transforms.AffineTransform(loc, scale, event_dim=1)]))
+
+
 def full(y):
     loc = pyro.param("mean", torch.full((DIM,), 0.3, dtype=F64))
     tril = pyro.param("tril", 0.6 * torch.eye(DIM, dtype=F64), constraint=constraints.lower_cholesky)
@@ -60,6 +68,7 @@ def auto(kind):
 DIAGONAL = {
     "by hand": lambda _: diagonal,
     "log variance": lambda _: log_variance,
+    "affine": lambda _: affine,
     "AutoNormal": auto(AutoNormal),
     "AutoDiagonalNormal": auto(AutoDiagonalNormal),
 }

@@ -126,6 +126,12 @@ def test_a_frozen_scale_is_refused_and_a_frozen_mean_is_not():
         meta.step(y)
 
 
+def test_a_plan_says_why_its_parameters_are_dense():
+    y = torch.randn(2, 5, dtype=F64)
+    plan = program(AutoMultivariateNormal(model), pm.NaturalGradient()).plan(y)
+    assert set(plan.values()) == {"dense: the rule moves the numbers of a Gaussian together"}
+
+
 def test_one_rule_and_geometry_for_all_steps():
     meta = program(AutoNormal(model), pm.NaturalGradient())
     y = torch.randn(2, 5, dtype=F64)
