@@ -8,7 +8,7 @@ from torch import Tensor
 from pyrometa.inner.covariance import matrix_inverse
 
 _SMALL = 1e-3
-"""Share of its mean diagonal entry below which an eigenvalue of the Fisher matrix counts for little."""
+"""Share of its mean diagonal entry below which an eigenvalue of the Fisher matrix counts for little; more in single."""
 
 _FAR = 0.3
 """Damping of the first guess for each unit of mean squared change of the covariance."""
@@ -78,8 +78,8 @@ def _scored(factor: Tensor, covariance: Tensor, root: Tensor, matrix: Tensor, th
 
 def _maximised(scale: Tensor, factor: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """The s and W that expectation maximisation finds for draws of a covariance, from some that it starts at."""
-    own = factor.square().sum(-1) + 1
-    scale = (there.diagonal(dim1=-2, dim2=-1) / own).sqrt()
+    variance = there.diagonal(dim1=-2, dim2=-1)
+    scale = (variance / (factor.square().sum(-1) + 1)).sqrt()
     rank = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     for _ in range(_ROUNDS):
         loading = scale[..., None] * factor
@@ -87,7 +87,8 @@ def _maximised(scale: Tensor, factor: Tensor, there: Tensor) -> tuple[Tensor, Te
         read = torch.linalg.solve(covariance, loading).mT
         cross = there @ read.mT
         loading = torch.linalg.solve(rank - read @ loading + read @ cross, cross.mT).mT
-        scale = (there - loading @ cross.mT).diagonal(dim1=-2, dim2=-1).sqrt()
+        alone = variance - (loading * cross).sum(-1)
+        scale = torch.maximum(alone, torch.finfo(alone.dtype).eps * variance).sqrt()
         factor = loading / scale[..., None]
     return scale, factor
 
@@ -106,7 +107,7 @@ def _solved(matrix: Tensor, far: Tensor, one: Tensor, other: Tensor) -> tuple[Te
     """
     mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     matrix = matrix + mean * far[..., None, None] * _eye(matrix)
-    small = (_SMALL * mean).square() * _eye(matrix)
+    small = (max(_SMALL, torch.finfo(matrix.dtype).eps ** 0.375) * mean).square() * _eye(matrix)
     return _parted(torch.linalg.solve(matrix @ matrix + small, matrix @ _joined(one, other)), one, other)
 
 

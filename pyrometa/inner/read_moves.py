@@ -49,7 +49,8 @@ def moved_through(
 
 
 def _damped(gram: Tensor) -> Tensor:
-    share = torch.finfo(gram.dtype).eps ** 0.75 * gram.diagonal().max()
+    largest = gram.diagonal().max()
+    share = torch.finfo(gram.dtype).eps ** 0.75 * torch.where(largest > 0, largest, 1.0)
     return gram + share * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 

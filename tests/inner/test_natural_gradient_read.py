@@ -294,6 +294,19 @@ def test_rates_are_of_the_sites_numbers_and_what_is_frozen_stays():
     assert bound(meta)._known.without({f"{head}.weight", f"{head}.bias"}).read is None
 
 
+def test_a_task_whose_features_are_all_zero_stays_where_it_is():
+    model = regression(UPRIGHT)
+    guide = AmortizedGuide(model, nn.Sequential(nn.Linear(DATA, 5), nn.ReLU()).double())
+    with torch.no_grad():
+        guide.encoder[0].weight.copy_(torch.ones(5, DATA))
+        guide.encoder[0].bias.zero_()
+    meta = meta_svi(model, guide, pm.NaturalGradient(1.0), adapt="*heads*weight")
+    y = torch.ones(2, DATA, dtype=F64)
+    meta.init(y)
+    before = dict(meta.named_parameters())["guide.heads.w.weight"]
+    torch.testing.assert_close(meta.adapt(-y[0]).adapted.by_name()["guide.heads.w.weight"], before.detach())
+
+
 def test_a_copy_and_a_pickle_go_on_as_the_original():
     meta, _ = built("set", "mean_field", pm.NaturalGradient(0.5, "layer"), adapt="*heads*", steps=2)
     y = torch.randn(2, DATA, dtype=F64)
