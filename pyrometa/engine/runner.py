@@ -123,11 +123,9 @@ class Runner:
 
     def _together(self, problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
         """The function of tasks of one shape at once; None where they have to be run one by one."""
-        result = self._replayed(problem, batch, function, plan)
-        if result is not None:
-            return result
         try:
-            return _attempted(problem, batch, function, plan)
+            result = self._replayed(problem, batch, function, plan)
+            return _attempted(problem, batch, function, plan) if result is None else result
         except NonFiniteError as error:
             task = next(t for t in batch.tasks() if t.index == error.task)
             function(TaskPath(problem, task, function.order, function.unrolled_steps))  # raises, and says more

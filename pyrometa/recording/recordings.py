@@ -102,6 +102,8 @@ class Recordings:
             return None
         self._check_use(key, state)
         made = _checked(function, state, compiled=self._compiled)
+        if made is None:
+            return None
         self.kept[key, state] = made
         self._not_replayed.setdefault(key, []).append(state)
         if len(self.kept) > _KEPT:
@@ -128,8 +130,13 @@ class Recordings:
         return count > _PATIENCE
 
 
-def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Recording:
+def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Recording | None:
     """Make a recording, and check that a replay gives the numbers that the function gives.
+
+    Where these are not finite, there is nothing to check it by, and a run of the function as it is can say why.
+
+    Returns:
+        The recording; None where it can't be checked.
 
     Raises:
         UnsupportedProgramError: with the reason why there is none.
@@ -144,6 +151,8 @@ def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Rec
             f"this program can't be recorded: it changes {changed} as it runs; keep that outside, or use "
             "Engine(record=False)"
         )
+    if not all(bool(torch.isfinite(value).all()) for value in tree_leaves(expected)):
+        return None
     try:
         made = record(function.on, function.tensors(), function.parameters, compiled=compiled)
     except Exception as error:  # whatever torch or the program raises is the reason

@@ -349,6 +349,24 @@ def test_a_diverging_task_is_named():
         meta.step(broken, case.query)
 
 
+def test_what_diverges_at_first_sight_is_told_as_unrecorded():
+    """The last step's score is not finite, so that there is nothing to check a recording by; later there is."""
+    case = modules()
+    broken = case.support * 1e160
+    found, told = [], []
+    for engine in (pm.Engine(record=True), LOOP):
+        meta = meta_svi(case, engine)
+        meta.evaluate(case.support, steps=(0, 1))  # proves that tasks run side by side
+        found.append(meta.evaluate(broken, steps=(0,)).isfinite())
+        with pytest.raises(pm.NonFiniteError) as error:
+            meta.evaluate(broken * 1e140, steps=(1,))
+        told.append(str(error.value))
+        assert meta.evaluate(case.support, steps=(0,)).isfinite().all()
+    assert not found[0].any()
+    assert not found[1].any()
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
