@@ -8,7 +8,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from ragged_lines import ELBO, line, lines
 
-from benchmarks import inner_rules, plain_svi, real_programs
+from benchmarks import inner_rules, kept_back, plain_svi, real_programs
 from benchmarks.contest import Point, Run
 from benchmarks.inner_rules_report import compared, curve, report
 from benchmarks.normals import Normals, Program
@@ -47,6 +47,14 @@ def test_newton_by_hand_finds_the_mean_field_of_a_regression():
     points = newton_by_hand.sobol(64, loc.shape[-1], seed=7)
     (slope,) = torch.autograd.grad(program.losses(Normals(loc, log_scale.exp()), points).sum(), phi)
     assert slope.abs().max() < 1e-6
+
+
+def test_tables_kept_back_say_how_far_each_step_is_from_the_last():
+    found = kept_back.above(program_of(4, 9), [0, 1, 5, 6], draws=256)
+    assert found["above"][0] > found["above"][1] > found["above"][2] > -1e-6
+    assert found["above"][2:] == pytest.approx([0, 0], abs=1e-5)
+    assert (found["tasks"], found["far"]) == (2, [2, 2, 0, 0])
+    assert "2 tasks" in kept_back.report("lines", found)
 
 
 def test_the_mirror_image_puts_the_smaller_mean_first():

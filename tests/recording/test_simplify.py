@@ -89,6 +89,103 @@ def test_constants_full_of_a_number_are_numbers():
     assert not isinstance(three.args[1], float)  # it has another shape
 
 
+def test_numbers_in_a_row_are_one():
+    graph = recorded(lambda x, y: [(2 * x * 3.0).neg(), y.neg() * -0.5, x.pow(0) * y, x.neg().neg() * -1.0], X, Y)
+    numbers = [node.args[1] for node in graph.graph.nodes if "mul" in str(node.target)]
+    assert (numbers, operations(graph)) == ([-6.0, 0.5, -1.0], 3)
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_a_number_less_something(number):
+    graph = recorded(lambda x: [torch.full_like(x, number) - x, torch.rsub(x, number)], X)
+    assert calls(graph, "neg") == (number == 0)
+
+
+def elements(graph, name, *inputs):
+    """Of the results of some operations."""
+    made = {}
+
+    class Sizes(torch.fx.Interpreter):
+        def run_node(self, node):
+            made[node] = super().run_node(node)
+            return made[node]
+
+    Sizes(graph).run(*inputs)
+    return [value.numel() for node, value in made.items() if name in str(node.target) and value.numel() > 1]
+
+
+def test_operations_are_on_what_is_expanded_not_on_what_it_is_expanded_to():
+    def scaled(x, y):
+        scale = x[:, :1].expand(3, 4).exp()
+        return [(y - x) / scale.square() - scale.log(), torch.full_like(x, 2.0) / scale, scale.t()]
+
+    graph = recorded(scaled, X, Y)
+    assert [elements(graph, name, X, Y) for name in ("pow", "log")] == [[3], [3]]
+    assert sorted(elements(graph, "div", X, Y)) == [3, 12]
+
+
+def test_results_can_be_written_to():
+    def constants(x, y):
+        return [torch.zeros_like(x), torch.arange(4.0), x[:, :1].expand(3, 4), y[0].exp().expand(3, 4).neg()]
+
+    graph = recorded(constants, X, Y)
+    before = [value.clone() for value in graph(X, Y)]
+    for value in graph(X, Y):
+        value.add_(1.0)
+    assert all(map(torch.equal, graph(X, Y), before))
+
+
+def test_what_is_smaller_goes_first():
+    def density(x, y):
+        small = y[:, :1]
+        return [x.square().neg() / small - small.exp() - 0.9, (x - small) + 2.0, x.neg() * small, (x + small) - 3.0]
+
+    graph = recorded(density, X, Y)
+    assert sum(len([n for n in elements(graph, name, X, Y) if n == 12]) for name in ("add", "sub", "neg")) == 3
+
+
+def test_a_scalar_that_is_expanded_keeps_its_say_in_the_precision():
+    graph = recorded(lambda x, y: [x.sum().expand(3, 4) + y.float()], X, Y)
+    (total,) = graph(X, Y)
+    assert total.dtype == torch.float64
+
+
+COLUMNS, DATA = torch.randn(40, 50, 1, dtype=torch.float64), torch.randn(2, 50, 60, dtype=torch.float64)
+
+
+def columns(t, xy):
+    """Sums over data of what is linear in columns, as in a Hessian."""
+    x, y = xy
+    s = y[:, :1].exp()
+    a = t * x.sin()
+    b = t.neg() * x + 0.5 * (t * 2.0 * y) / s
+    c = (t * t.sum(0)).expand(40, 50, 60) * (y * s)
+    return [(a * y).sum(-1), (a - b).sum([-1], True), ((b + c) * x / s - c).sum(-1), (a + c).sum([0, 2])]
+
+
+def test_what_does_not_change_along_a_sum_is_taken_out_of_it():
+    graph = recorded(columns, COLUMNS, DATA)
+    largest = max(max(elements(graph, name, COLUMNS, DATA), default=0) for name in ("mul", "div", "add", "sub", "neg"))
+    assert largest == 50 * 60  # not 40 * 50 * 60
+
+
+def test_digits_that_cancel_before_they_are_summed_still_do():
+    x, m = 1e8 + torch.rand(40, 60, 70, dtype=torch.float64), 1e8 + torch.rand(40, 60, 1, dtype=torch.float64)
+    graph = simplified(make_fx(lambda x, m: [((x - m) * 2.0 * m).sum(-1)])(x, m), (x, m))
+    exact = ((x - m) * 2.0).sum(-1) * m[..., 0]
+    torch.testing.assert_close(graph(x, m)[0], exact, rtol=1e-12, atol=0.0)
+    assert calls(graph, "sub") == 1
+
+
+def test_what_is_used_besides_is_not_made_twice():
+    def used(t, xy):
+        product = t * xy[0]
+        return [product.sum(-1), product.exp().mean()]
+
+    graph = recorded(used, COLUMNS, DATA)
+    assert calls(graph, "mul") == 1
+
+
 def test_random_operations_stay_random():
     def two_draws(x):
         return [x + torch.rand(4, dtype=x.dtype), x + torch.rand(4, dtype=x.dtype)]

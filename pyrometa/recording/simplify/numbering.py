@@ -11,13 +11,28 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
+from pyrometa.recording.simplify.cheaper import Operation, cheaper
 from pyrometa.recording.simplify.known import Known, known_of_call, known_of_tensor
-from pyrometa.recording.simplify.rules import VIEWS, cheaper, existing
-from pyrometa.recording.simplify.slices import Slice, is_done_on_most, is_end_to_end, like_operations, slices_of
+from pyrometa.recording.simplify.rules import VIEWS, existing
+from pyrometa.recording.simplify.slices import (
+    ELEMENTWISE,
+    Slice,
+    is_done_on_most,
+    is_end_to_end,
+    like_operations,
+    slices_of,
+)
 
 _aten = torch.ops.aten
 _CAT = _aten.cat.default
-_BY_SHAPE = {_aten.zeros_like.default, _aten.ones_like.default, _aten.new_zeros.default, _aten.new_ones.default}
+_EXPAND = _aten.expand.default
+_BY_SHAPE = {
+    _aten.zeros_like.default,
+    _aten.ones_like.default,
+    _aten.full_like.default,
+    _aten.new_zeros.default,
+    _aten.new_ones.default,
+}
 
 
 class Numbering:
@@ -47,7 +62,7 @@ class Numbering:
         for node in graph.nodes:
             args, kwargs = map_arg((node.args, node.kwargs), new.__getitem__)
             if node.op == "output":
-                self.graph.output(args[0])
+                self.graph.output([self._own(x) if isinstance(x, Node) else x for x in args[0]])
             elif node.op == "call_function":
                 slices = slices_of(node.target, args, kwargs, self.known) if node.all_input_nodes else None
                 if slices is not None and is_done_on_most(node):
@@ -59,6 +74,14 @@ class Numbering:
                 new[node] = self.graph.node_copy(node)
                 self.known[new[node]] = known_of_tensor(value, constant=node.op == "get_attr")
 
+    def _own(self, node: Node) -> Node:
+        """A result with memory of its own, so that whoever gets it can write to it: no expanded tensor, no constant."""
+        if node.op != "get_attr" and node.target is not _EXPAND:
+            return node
+        return self._new_call(
+            _aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, self.known[node]
+        )
+
     def _call(self, target: Any, args: Any, kwargs: Any) -> Node:
         """The node of an operation's result, found or made.
 
@@ -67,7 +90,10 @@ class Numbering:
         """
         other = cheaper(target, self.known, args, kwargs)
         if other is not None:
-            return self._call(*other, {})
+            return self._made_of(other)
+        sources = self._sources(args) if target in ELEMENTWISE else args
+        if sources != args:
+            return self._expanded(self._call(target, sources, kwargs), self._expected(target, args, kwargs)[1].shape)
         key = (target, _hashable(args), _hashable(kwargs))
         random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
         if key in self._made and not random:
@@ -84,6 +110,21 @@ class Numbering:
             made = self._new_call(target, args, kwargs, expected)
         self._made[key] = made
         return made
+
+    def _made_of(self, operation: Operation) -> Node:
+        args = (self._made_of(x) if isinstance(x, Operation) else x for x in operation.args)
+        return self._call(operation.target, tuple(args), {})
+
+    def _sources(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """Operands, in the place of those that are expanded what these are expanded from, unless that is a scalar."""
+        expanded = (isinstance(x, Node) and x.target is _EXPAND for x in args)
+        return tuple(
+            x.args[0] if is_expanded and self.known[x.args[0]].shape else x
+            for x, is_expanded in zip(args, expanded, strict=True)
+        )
+
+    def _expanded(self, node: Node, shape: Sequence[int]) -> Node:
+        return self._call(_EXPAND, (node, list(shape)), {})
 
     def _expected(self, target: Any, args: Any, kwargs: Any) -> tuple[Any, Known]:
         """What the result will be; a view that is not one any more becomes a reshape."""
@@ -114,10 +155,23 @@ class Numbering:
             value = target(*given[0], **given[1])
         if not isinstance(value, Tensor) or (constant := known_of_tensor(value, constant=True)).constant is None:
             return self._new_call(target, args, kwargs, expected)
+        if value.dim() and value.numel() > 1 and constant.is_full_of(value.flatten()[0].item()):
+            return self._full(value, constant)
+        return self._kept(value)
+
+    def _kept(self, value: Tensor) -> Node:
+        """A node of a constant."""
         name = f"constant_{len(list(self._module.buffers()))}"
         self._module.register_buffer(name, value, persistent=False)
         made = self.graph.get_attr(name)
-        self.known[made] = constant
+        self.known[made] = known_of_tensor(value, constant=True)
+        return made
+
+    def _full(self, value: Tensor, known: Known) -> Node:
+        """A constant full of one number, expanded from one element, so that operations on it are on that."""
+        one = self._kept(value.flatten()[0].clone().view([1] * value.dim()))
+        made = self.graph.call_function(_EXPAND, (one, list(value.shape)))
+        self.known[made] = known
         return made
 
     def _call_on_joined(self, target: Any, slices: Sequence[Any], kwargs: Any) -> Node:

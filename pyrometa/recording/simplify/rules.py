@@ -21,41 +21,6 @@ def existing(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) 
     return None if rule is None else rule(known, *args, **kwargs)
 
 
-def cheaper(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) -> tuple[Any, tuple[Any, ...]] | None:
-    """Another operation with the same result: a difference for a negated term, a number for a constant full of it."""
-    if kwargs or len(args) != 2 or not all(isinstance(x, Node) for x in args):
-        return None
-    left, right = args
-    if target in (_aten.add.Tensor, _aten.sub.Tensor) and right.target is _aten.neg.default:
-        return _OPPOSITE[target], (left, right.args[0])
-    if target is _aten.add.Tensor and left.target is _aten.neg.default:
-        return _aten.sub.Tensor, (right, left.args[0])
-    if target is _aten.mul.Tensor:
-        for factor, other in ((left, right), (right, left)):
-            number = _number(known, factor)
-            if number is not None and _same_shape(known, factor, other):
-                return target, (other, number)
-    return None
-
-
-def _number(known: KnownValues, value: Node) -> float | None:
-    """The number that all elements of a constant are; of floating point only, where arithmetic with it rounds alike."""
-    constant = known[value].constant
-    if constant is None or not constant.is_floating_point() or not constant.numel():
-        return None
-    number = constant.flatten()[0].item()
-    return number if known[value].is_full_of(number) else None
-
-
-def _same_shape(known: KnownValues, factor: Node, other: Node) -> bool:
-    """Whether the product has the shape and dtype of the other factor."""
-    shape = torch.broadcast_shapes(known[factor].shape, known[other].shape)
-    return shape == known[other].shape and known[factor].like.dtype == known[other].like.dtype
-
-
-_OPPOSITE = {_aten.add.Tensor: _aten.sub.Tensor, _aten.sub.Tensor: _aten.add.Tensor}
-
-
 def _itself(known: KnownValues, x: Any, *args: Any, **kwargs: Any) -> Any:
     """For operations that change no element; the check shows whether they change the shape."""
     return x
@@ -146,7 +111,6 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _aten.add.Tensor: _added,
     _aten.sub.Tensor: _subtracted,
     _aten.mul.Tensor: _multiplied,
-    _aten.mul.Scalar: _multiplied,
     _aten.div.Tensor: _divided,
     _aten.pow.Tensor_Scalar: _raised,
     operator.getitem: _taken,

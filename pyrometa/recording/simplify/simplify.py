@@ -10,15 +10,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from pyrometa.recording.simplify.direct import call_directly
 from pyrometa.recording.simplify.numbering import Numbering
+from pyrometa.recording.simplify.sums import take_out_of_sums
 
 _aten = torch.ops.aten
 _BLANKS = {_aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default}
 _WALKS = 12
 """At most so many: each puts one more operation on the slices of a tensor together, where there was one before."""
+
+_ROUNDS = 3
+"""How often sums are looked at: what is taken out of one may be in another."""
 
 
 def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
@@ -32,6 +36,19 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     graph.eliminate_dead_code(_matters_by_itself)
     if any(_writes(node) for node in graph.nodes):
         return GraphModule(recorded, graph)
+    walk = _walked(recorded, graph, inputs)
+    for _ in range(_ROUNDS):
+        if not take_out_of_sums(walk.graph, walk.known):
+            break
+        walk.graph.eliminate_dead_code()
+        walk = _walked(recorded, walk.graph, inputs)
+    call_directly(walk.graph, walk.known)
+    walk.graph.lint()
+    return GraphModule(recorded, walk.graph)
+
+
+def _walked(recorded: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> Numbering:
+    """The last of the walks through a graph."""
     for _ in range(_WALKS):
         before = len(graph.nodes)
         walk = Numbering(recorded, graph, inputs)
@@ -39,9 +56,7 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         graph.eliminate_dead_code()
         if len(graph.nodes) == before:
             break
-    call_directly(graph, walk.known)
-    graph.lint()
-    return GraphModule(recorded, graph)
+    return walk
 
 
 def _matters_by_itself(node: Node) -> bool:

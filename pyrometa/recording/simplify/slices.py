@@ -20,11 +20,10 @@ from pyrometa.recording.simplify.rules import VIEWS
 
 _aten = torch.ops.aten
 _SPLIT = _aten.split_with_sizes.default
-_ELEMENTWISE = {
+ELEMENTWISE = {
     _aten.add.Tensor,
     _aten.sub.Tensor,
     _aten.mul.Tensor,
-    _aten.mul.Scalar,
     _aten.div.Tensor,
     _aten.div.Scalar,
     _aten.neg.default,
@@ -79,7 +78,7 @@ def _taken_from_split(node: Node) -> tuple[Any, Any]:
 
 def slices_of(target: Any, args: Sequence[Any], kwargs: Any, known: KnownValues) -> list[Slice | Any] | None:
     """The operands of an elementwise operation on like slices of like tensors; numbers stay as they are."""
-    if target not in _ELEMENTWISE or any(isinstance(value, Node) for value in kwargs.values()):
+    if target not in ELEMENTWISE or any(isinstance(value, Node) for value in kwargs.values()):
         return None
     found = [Slice.of(arg, known) if isinstance(arg, Node) else arg for arg in args]
     slices = [x for x in found if isinstance(x, Slice)]
@@ -121,7 +120,7 @@ def like_operations(parts: Sequence[Node], known: KnownValues) -> tuple[Any, lis
     """
     results: list[Any] = [part.args[0] if part.target in VIEWS else part for part in parts]
     target = results[0].target
-    if target not in _ELEMENTWISE or any(node.target is not target or node.kwargs for node in results):
+    if target not in ELEMENTWISE or any(node.target is not target or node.kwargs for node in results):
         return None
     operands: list[list[Node] | Any] = []
     for column in zip(*(node.args for node in results), strict=True):
