@@ -186,6 +186,11 @@ def test_what_is_used_besides_is_not_made_twice():
     assert calls(graph, "mul") == 1
 
 
+def test_nothing_stays_of_what_turns_out_dearer():
+    graph = recorded(lambda x, y: [(x.neg() * y[:1]).sum([0, 1]), x.sum(None)], X, Y)
+    assert all(node.users for node in graph.graph.nodes if node.op == "call_function")
+
+
 def test_random_operations_stay_random():
     def two_draws(x):
         return [x + torch.rand(4, dtype=x.dtype), x + torch.rand(4, dtype=x.dtype)]

@@ -38,9 +38,10 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         return GraphModule(recorded, graph)
     walk = _walked(recorded, graph, inputs)
     for _ in range(_ROUNDS):
-        if not take_out_of_sums(walk.graph, walk.known):
+        changed = take_out_of_sums(walk.graph, walk.known)
+        walk.graph.eliminate_dead_code()  # what was tried and is dearer, too
+        if not changed:
             break
-        walk.graph.eliminate_dead_code()
         walk = _walked(recorded, walk.graph, inputs)
     call_directly(walk.graph, walk.known)
     walk.graph.lint()

@@ -138,7 +138,7 @@ class _Terms:
     def _sum(self, node: Node) -> Node | None:
         """What a sum is of the terms of its operand; None where that is the only one."""
         x: Any = node.args[0]
-        dims: Any = node.args[1]
+        dims: Any = node.args[1] or ()
         shape = self._known[x].shape
         summed = [d % len(shape) - len(shape) for d in dims if shape[d] > 1]
         terms = self._of(x, max(summed), 0) if summed else [Term(varying=x)]
