@@ -2,5 +2,6 @@
 
 from pyrometa.amortize.amortize import Amortize
 from pyrometa.amortize.fitting import Progress
+from pyrometa.amortize.refinement import Refinement
 
-__all__ = ["Amortize", "Progress"]
+__all__ = ["Amortize", "Progress", "Refinement"]

@@ -15,14 +15,13 @@ from pyrometa.amortize.encoder import make_guide
 from pyrometa.amortize.fitting import Progress, fit_stage
 from pyrometa.amortize.made_up import Covariates, MadeUpTasks, Row
 from pyrometa.amortize.reading import Reading, read
+from pyrometa.amortize.refinement import Refinement
 from pyrometa.engine import Engine
 from pyrometa.inner import Newton, Rule
 from pyrometa.metasvi import MetaSVI
 from pyrometa.noise.options import Noise
-from pyrometa.outer import Unrolled
 from pyrometa.program import AdaptedGuide
 
-HEADS = "guide.amortized.heads.*.bias"
 BATCH, HELD_OUT, REFINING, RATE = 32, 64, 128, 3e-3
 
 
@@ -35,8 +34,8 @@ class Amortize:
     argument each observed site fills. :meth:`fit` trains on tasks that its prior makes up, without end, and every other
     meta-step on ``tasks``, the user's own. An encoder in attention over the rows guesses m and s, and rounds of
     variational Newton steps on the model's own log density sharpen them
-    (:class:`~pyrometa.guides.laplace_encoder.LaplaceEncoder`). :meth:`adapt` moves a task's own m and s from there by
-    inner steps on the ELBO. Discrete latents are enumerated, so the model must be written for that, as for
+    (:class:`~pyrometa.guides.laplace_encoder.LaplaceEncoder`). :meth:`adapt` asks for m and s once, and moves them from
+    there by inner steps on the ELBO. Discrete latents are enumerated, so the model must be written for that, as for
     ``TraceEnum_ELBO``.
 
     A model that runs on an ELBO's vectorised particles is fitted several times as fast as one that does not:
@@ -60,7 +59,7 @@ class Amortize:
         particles: draws of the posterior that a loss is a mean of; inner steps take 128 at least.
 
     Attributes:
-        meta: the :class:`~pyrometa.MetaSVI` underneath.
+        meta: the inner steps: a :class:`~pyrometa.amortize.Refinement`, with the methods of a ``MetaSVI``.
         guide: its guide, a :class:`~pyrometa.guides.SetEncoderGuide`.
         encoder: the guide's encoder.
         loss: the ELBO.
@@ -115,16 +114,8 @@ class Amortize:
         self.loss = _elbo(reading, particles, broadcasts=broadcasts)
         self._model, self.observed, self.sizes = reading.model, reading.observed, self._made_up.sizes
         refining = _elbo(reading, max(particles, REFINING), broadcasts=broadcasts)
-        first_order = Unrolled(first_order=True)  # the rounds have no gradient, and the encoder is fitted already
-        self.meta = self._meta(
-            0.0,
-            refining,
-            inner=inner or Newton(),
-            steps=steps,
-            adapt=HEADS,
-            meta_gradient=first_order,
-            noise=noise or Noise("sobol", shared=True),
-        )
+        inner, noise = inner or Newton(), noise or Noise("sobol", shared=True)
+        self.meta = Refinement(self._model, self.guide, refining, inner, steps, noise)
 
     def fit(self, steps: int = 1200, *, callback: Callable[[Progress], None] | None = None) -> list[Progress]:
         """Train the guess, then what the inner rule learns, if it does.
@@ -149,13 +140,13 @@ class Amortize:
             if callback is not None:
                 callback(progress)
 
-        def fit(meta: MetaSVI, stage: str, budget: int) -> None:
+        def fit(meta: MetaSVI | Refinement, stage: str, budget: int) -> None:
             fit_stage(meta, stage, max(1, budget), lambda: self._made_up.batch(BATCH), held_out, report)
 
         held_out = [self._made_up.of_prior(HELD_OUT, size) for size in sorted({self.sizes[0], self.sizes[-1]})]
         self.encoder.refines = False
         try:
-            fit(self._meta(RATE, self.loss, steps=0), "guess", steps)
+            fit(self._guessing(), "guess", steps)
         finally:
             self.encoder.refines = True
         self.meta.init(held_out[0])
@@ -179,15 +170,15 @@ class Amortize:
         """:meth:`adapt` for many tasks side by side."""
         return self.meta.adapt_many(list(tasks), steps)
 
-    def _meta(self, rate: float, loss: ELBO, **options: Any) -> MetaSVI:
-        """On the guide, but for its heads, which hand on what the encoder proposes."""
+    def _guessing(self) -> MetaSVI:
+        """It learns all but the guide's heads, which hand on what the encoder proposes."""
 
         def optim_args(name: str) -> dict[str, float]:
-            return {"lr": 0.0 if ".heads." in name else rate}
+            return {"lr": 0.0 if ".heads." in name else RATE}
 
         optim = PyroOptim(torch.optim.Adam, optim_args, {"clip_norm": 10.0})
         engine = Engine(record="auto")
-        return MetaSVI(self._model, self.guide, optim, loss, reduction="mean", engine=engine, **options)
+        return MetaSVI(self._model, self.guide, optim, self.loss, steps=0, reduction="mean", engine=engine)
 
 
 def _tuple(task: Tensor | Row) -> Row:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pyrometa.amortize.refinement import Refinement
 from pyrometa.errors import NonFiniteError
 from pyrometa.metasvi import MetaSVI
 
@@ -28,7 +29,7 @@ class Progress(NamedTuple):
 
 
 def fit_stage(
-    meta: MetaSVI,
+    meta: MetaSVI | Refinement,
     stage: str,
     steps: int,
     batch: Callable[[], Any],
@@ -67,7 +68,7 @@ def _has_settled(losses: Sequence[float]) -> bool:
     return bool(before) and min(losses[-PATIENCE:]) > min(before) - GAIN
 
 
-def _mean_loss(meta: MetaSVI, batches: Sequence[Any]) -> float:
+def _mean_loss(meta: MetaSVI | Refinement, batches: Sequence[Any]) -> float:
     """On the same noise every time."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

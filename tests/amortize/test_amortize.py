@@ -77,8 +77,9 @@ def test_newton_steps_lower_a_poor_guess_and_keep_an_exact_proposal(small):
     assert small.meta.evaluate(x[None]).flatten().tolist() == pytest.approx([evidence(x)] * 3, abs=2e-3)
 
 
-def test_a_rule_that_learns_is_trained_at_first_order():
-    rule = pm.SGD(0.1, learn="rate", outer_lr=0.1)
+@pytest.mark.parametrize("outer_lr", [None, 0.1])
+def test_a_rule_that_learns_is_trained_at_first_order(outer_lr):
+    rule = pm.SGD(0.1, learn="rate", outer_lr=outer_lr)
     amortized = pm.Amortize(normal_mean, torch.zeros(4), features=4, rounds=1, particles=2, inner=rule, steps=1)
     seen = amortized.fit(1)
     assert [progress.stage for progress in seen] == ["guess", "refinement"]
