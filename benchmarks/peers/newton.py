@@ -32,13 +32,13 @@ def newton(problem: Problem, guide: nn.Module, *, record: bool, **options: Any) 
     return pm.MetaSVI(problem.model, guide, options.pop("optim", optim), problem.elbo, **options)
 
 
-def fitted(meta: pm.MetaSVI, program: Program, at: list[int]) -> tuple[list[Point], str, float]:
+def fitted(meta: pm.MetaSVI, program: Program, at: list[int], repeats: int = REPEATS) -> tuple[list[Point], str, float]:
     """All tasks after numbers of steps; the family; CPU seconds that the first run takes more than another."""
     problem, tasks = program.problem, _side_by_side(program)
     points, cold = [], 0.0
     for steps in at:
         _, first = timed(partial(meta.adapt_many, tasks, steps))
-        again = [timed(partial(meta.adapt_many, tasks, steps)) for _ in range(REPEATS)]
+        again = [timed(partial(meta.adapt_many, tasks, steps)) for _ in range(repeats)]
         seconds = min(some for _, some in again)
         cold = max(cold, first - seconds)
         points.append(Point(steps, seconds / len(problem.tasks), _normals(again[0][0], program.sites)))
