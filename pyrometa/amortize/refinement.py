@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,18 @@ class Refinement:
         """As :meth:`MetaSVI.adapt_many <pyrometa.MetaSVI.adapt_many>`."""
         return self._refining.adapt_many(self._given(supports), steps)
 
+    def sample_many(
+        self,
+        supports: Tasks,
+        draws: int = 256,
+        steps: int | None = None,
+        *,
+        sites: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """As :meth:`MetaSVI.sample_many <pyrometa.MetaSVI.sample_many>`."""
+        return self._refining.sample_many(self._given(supports), draws, steps, sites=sites, seed=seed)
+
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`MetaSVI.named_parameters <pyrometa.MetaSVI.named_parameters>`."""
         return self._refining.named_parameters()
@@ -110,6 +123,14 @@ class Refinement:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As :meth:`MetaSVI.load_state_dict <pyrometa.MetaSVI.load_state_dict>`."""
         self._refining.load_state_dict(state)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """As :meth:`MetaSVI.save <pyrometa.MetaSVI.save>`, the encoder's parameters included."""
+        self._refining.save(path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """As :meth:`MetaSVI.load <pyrometa.MetaSVI.load>`."""
+        self._refining.load(path)
 
     def _pair(self, support: Tasks, query: Tasks | None) -> tuple[Any, Any]:
         """Support and query sets, with the support set's proposals behind both."""

@@ -88,16 +88,27 @@ def test_an_adapted_guide_is_ordinary(amortized):
     assert not torch.equal(before, guide.adapted.by_name()["guide.amortized.heads.noise.bias"])
 
 
-def test_a_state_holds_the_encoder(amortized):
+def test_a_state_and_a_file_hold_the_encoder(amortized, tmp_path):
     x = tasks(4, 4)
     amortized.meta.init(x)
     state = amortized.meta.state_dict()
+    amortized.meta.save(tmp_path / "fitted.safetensors")
     expected = seeded(amortized.meta.evaluate, x)
     with torch.no_grad():
         next(amortized.encoder.guess.parameters()).add_(0.1)
     assert not torch.allclose(seeded(amortized.meta.evaluate, x), expected)
     amortized.meta.load_state_dict(state)
     torch.testing.assert_close(seeded(amortized.meta.evaluate, x), expected)
+    with torch.no_grad():
+        next(amortized.encoder.guess.parameters()).add_(0.1)
+    amortized.meta.load(tmp_path / "fitted.safetensors")
+    torch.testing.assert_close(seeded(amortized.meta.evaluate, x), expected)
+
+
+def test_tasks_are_drawn_from_side_by_side(amortized):
+    drawn = amortized.meta.sample_many(tasks(3, 4), draws=64, seed=1)
+    assert drawn["slope"].shape == (2, 64, 2)
+    assert (drawn["noise"] > 0).all()
 
 
 def test_data_that_are_no_tasks_are_refused(amortized):
