@@ -131,9 +131,17 @@ def _flow(dim: int, features: int) -> Flow:
     return Flow(NSF(dim, features), features)
 
 
+def _mean_field(dim: int, features: int) -> MeanField:
+    return MeanField(dim)
+
+
+def _full_covariance(dim: int, features: int) -> FullCovariance:
+    return FullCovariance(dim)
+
+
 _FAMILIES: dict[str, Callable[[int, int], Posterior]] = {
-    "mean_field": lambda dim, _: MeanField(dim),
-    "full_covariance": lambda dim, _: FullCovariance(dim),
+    "mean_field": _mean_field,
+    "full_covariance": _full_covariance,
     "flow": _flow,
 }
 

@@ -45,7 +45,7 @@ class LogJoint:
         broadcasts: bool,
     ) -> None:
         self._model, self._sites, self._plates, self._broadcasts = model, sites, plates, broadcasts
-        self._loss, self._dim = loss_of(elbo), -elbo.max_plate_nesting
+        self._elbo, self._dim = elbo, -elbo.max_plate_nesting
 
     def __call__(self, points: Tensor, mask: Tensor, *args: Any) -> Tensor:
         """The mean, a scalar.
@@ -69,7 +69,7 @@ class LogJoint:
                 for site, part in zip(self._sites, parts, strict=True):
                     sample_part(site, part)
 
-        return -self._loss(model, given, *args)
+        return -loss_of(self._elbo)(model, given, *args)
 
     def derivatives(self, points: Tensor, mask: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
         """Mean gradient ``(D,)`` and mean negative Hessian ``(D, D)``."""

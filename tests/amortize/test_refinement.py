@@ -1,5 +1,7 @@
 """Inner steps from proposals that are computed once, against an encoder that is run in every evaluation of the loss."""
 
+import pickle
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -116,3 +118,11 @@ def test_data_that_are_no_tasks_are_refused(amortized):
         amortized.adapt(torch.ones(3))
     with pytest.raises(ValueError, match="3 tasks and query has 2"):
         amortized.meta.evaluate(tasks(4, 4, 4), tasks(4, 4))
+
+
+def test_an_adapted_guide_can_be_pickled(amortized):
+    task = tasks(3)[0]
+    guide = seeded(amortized.adapt, task)
+    found = pickle.loads(pickle.dumps(guide))
+    expected, values = seeded(guide, *task), seeded(found, *task)
+    assert all(torch.equal(values[name], expected[name]) for name in expected)
