@@ -118,6 +118,11 @@ class BatchPath:
         """Many gradients at once."""
         return True
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The dense parameters by kind."""
+        return tuple(name for bundle in self.plan.dense for name in bundle.names)
+
     def start(self) -> BatchPoint:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)

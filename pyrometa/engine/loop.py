@@ -55,6 +55,11 @@ class TaskPath:
         """One gradient after the other: the reference for those taken at once."""
         return False
 
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The adapted parameters in the program's order."""
+        return self.problem.adapted
+
     def start(self) -> tuple[Params, Any]:
         """The leaves themselves, and the rule's first state."""
         fast = self.problem.start(self.order)

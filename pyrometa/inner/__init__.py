@@ -2,6 +2,8 @@
 
 from pyrometa.inner.adam import Adam
 from pyrometa.inner.adaptation import GradientOrder, Path, adapt
+from pyrometa.inner.arrow import Arrow
+from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.cures import cure
 from pyrometa.inner.finite import all_finite
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
@@ -12,6 +14,7 @@ from pyrometa.inner.over_rows import over_rows
 from pyrometa.inner.preconditioned import Preconditioned
 from pyrometa.inner.proximal import ProximalSGD
 from pyrometa.inner.rule import (
+    BlockRule,
     GeometricRule,
     GradientDescent,
     InnerRule,
@@ -30,6 +33,9 @@ __all__ = [
     "SGD",
     "SVGD",
     "Adam",
+    "Arrow",
+    "BlockRule",
+    "Blocks",
     "GeometricRule",
     "GradientDescent",
     "GradientOrder",

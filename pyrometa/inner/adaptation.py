@@ -53,6 +53,7 @@ class Path(Protocol[Point]):
             steps count as constants. None for all. With 0 every point is cut off from the one before, so that memory
             does not grow with steps.
         check_finite: whether losses and gradients are asked if they are finite.
+        held: names of the adapted parameters, in the order of what :meth:`loss` names end to end.
     """
 
     @property
@@ -82,6 +83,10 @@ class Path(Protocol[Point]):
     @property
     def check_finite(self) -> bool:
         """Whether losses and gradients are asked if they are finite."""
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Names of the adapted parameters, in the order in which they are held."""
 
     def start(self) -> Point:
         """The point where adaptation starts."""
@@ -155,7 +160,8 @@ def _moved_by_loss(
     variables, grads = slopes
     fast = TaskRows(list(variables.values()), len(path.tasks))
     exact, at = order is GradientOrder.SECOND, partial(path.losses_at, step=step)
-    here = Surface(fast, losses.view(-1), fast.end_to_end(list(grads.values())), exact, at, path.batched)
+    slope, seen = fast.end_to_end(list(grads.values())), path.check_finite
+    here = Surface(fast, losses.view(-1), slope, exact, at, path.batched, path.held, seen)
     with _naming_backward():
         moved = fast.split(rule.moved(here, path.learned, step))
     if path.check_finite:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pyrometa.inner.blocks import Blocks
+from pyrometa.inner.curvature import Curvature, Whole, Within
 from pyrometa.inner.krylov import krylov
 from pyrometa.inner.ranges import check_count, check_positive
-from pyrometa.inner.spectrum import Spectrum
 from pyrometa.inner.surface import Surface
 from pyrometa.types import Params
 
@@ -48,6 +49,12 @@ class Newton:
     choice of :math:`\delta_k` counts as constant. Under ``first_order`` gradient and Hessian are constants. As a step
     takes second derivatives also at meta-test, a program where these are wrong is refused on first data.
 
+    Where each element of a plate has numbers of its own, as every group has a level's mean and scale, the Hessian is a
+    block an element with a border of the G numbers that all share. So D + G products are enough where an element has
+    D, however many elements there are. Which numbers these are is read off the program on first data, names do not
+    count, and one product more shows at every step, for each task, that there is nothing else: where there is, all
+    steps from then on are dense.
+
     Args:
         damping: the damping :math:`\delta`, relative to the largest curvature; 0 for plain Newton steps.
         learn: None; ``"damping"`` learns it, one for all steps; ``"step"`` one for each step. Held as ``log_damping``,
@@ -55,7 +62,9 @@ class Newton:
         outer_lr: outer step size of the learned damping; None takes the optimiser's own.
         max_dim: how many numbers of a task may adapt for its Hessian to be computed. Of a larger one, a step sees what
             32 Hessian-vector products show: by Lanczos' method, its part in the span where conjugate gradient
-            looks too. That counts as constant: there is no ``Unrolled()`` through it but ``first_order``.
+            looks too; or, in blocks of fewer, all of it, by Schur complement and each block's eigenvalues, and
+            :math:`\max |\lambda|` is the largest of these. That counts as constant: there is no ``Unrolled()``
+            through it but ``first_order``.
 
     Raises:
         ValueError: a damping that is negative or not finite, or 0 where it is learned, an unknown ``learn``, a
@@ -79,6 +88,7 @@ class Newton:
     learn: Learn | None = None
     outer_lr: float | None = None
     max_dim: int = 200
+    _blocks: Blocks | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.learn is not None and self.learn not in get_args(Learn):
@@ -111,24 +121,32 @@ class Newton:
                 "larger max_dim"
             )
 
+    def in_blocks(self, blocks: Blocks) -> Newton:
+        """This rule for a program of which it is known which numbers are each element's own."""
+        return replace(self, _blocks=blocks)
+
     def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of all tasks, shape ``(tasks, size)``."""
         here = here if here.slope.shape[1] <= self.max_dim else replace(here, exact=False)
-        basis, hessian = self._hessian(here)
-        slope = here.slope if here.exact else _within(basis, here.slope.detach())
-        spectrum, damping = Spectrum.of(hessian), self._damping(slope, learned, step)
+        curvature, slope = self._curvature(here), here.slope.detach()
+        damping = self._damping(slope, learned, step)
         more = slope.new_tensor(_MORE)
-        tried = _out_of(basis, spectrum.divided(slope.detach(), damping.detach() + more[:, None, None]))
+        tried = curvature.divided(slope, damping.detach() + more[:, None, None])
         chosen, lower = _chosen(here.losses.detach(), here.losses_at(here.rows.detach() - tried))
         damped = (damping + more[chosen])[:, None]
-        way = spectrum.step(slope, hessian if here.exact else None, damped, lower[:, None])
-        return torch.where(_is_finite(here, hessian), here.rows - _out_of(basis, way), math.nan)
+        way = curvature.step(here.slope if here.exact else slope, damped, lower[:, None])
+        return torch.where(_is_finite(here, curvature), here.rows - way, math.nan)
 
-    def _hessian(self, here: Surface) -> tuple[Tensor | None, Tensor]:
-        """The Hessian; or a basis of some directions, and the Hessian in these."""
+    def _curvature(self, here: Surface) -> Curvature:
+        """The Hessians by way of blocks, where they have any; else whole, or in some directions."""
+        if self._blocks is not None:
+            found = self._blocks.curvature(here, self.max_dim)
+            if found is not None:
+                return found
         if here.slope.shape[1] <= self.max_dim:
-            return None, here.hessian()
-        return krylov(here, _PRODUCTS)
+            return Whole.of(here.hessian(), exact=here.exact)
+        basis, hessian = krylov(here, _PRODUCTS)
+        return Within(basis, Whole.of(hessian, exact=False))
 
     def _damping(self, like: Tensor, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """The damping of a step, shape ``()``."""
@@ -152,17 +170,7 @@ def _chosen(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return enough.to(torch.uint8).argmax(0), enough.any(0)
 
 
-def _is_finite(here: Surface, hessian: Tensor) -> Tensor:
+def _is_finite(here: Surface, curvature: Curvature) -> Tensor:
     """Whether a task's loss and its derivatives are, shape ``(tasks, 1)``."""
-    total = here.losses + here.slope.sum(1) + hessian.sum((1, 2))
+    total = here.losses + here.slope.sum(1) + curvature.total
     return torch.isfinite(total.detach())[:, None]
-
-
-def _within(basis: Tensor | None, rows: Tensor) -> Tensor:
-    """Rows by their coordinates in a basis, if there is one."""
-    return rows if basis is None else (basis.mT @ rows[..., None]).squeeze(-1)
-
-
-def _out_of(basis: Tensor | None, rows: Tensor) -> Tensor:
-    """Rows from their coordinates in a basis, if there is one."""
-    return rows if basis is None else (basis @ rows[..., None]).squeeze(-1)

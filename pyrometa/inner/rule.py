@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
+from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.surface import Surface
 from pyrometa.types import Geometry, Params, ReadGaussians
 
@@ -136,6 +137,14 @@ class LossRule(LearnedRule, Protocol):
         Returns:
             The new fast weights, shape ``(tasks, size)``; not finite for a task whose loss or derivatives are not.
         """
+
+
+@runtime_checkable
+class BlockRule(LossRule, Protocol):
+    """A rule that saves work where each element of a plate has numbers of its own."""
+
+    def in_blocks(self, blocks: Blocks) -> LossRule:
+        """The rule for a program of which these are known, which are asked for once on first data."""
 
 
 Rule: TypeAlias = InnerRule | LossRule

@@ -47,12 +47,11 @@ class Spectrum:
     @property
     def _tiny(self) -> Tensor:
         """What rounds off the eigenvalues' sizes at zero, shape ``(tasks, 1)``."""
-        info = torch.finfo(self.values.dtype)
-        return (info.eps**0.5 * self._largest).clamp(min=info.tiny**0.5)
+        return _tiny(self._largest)
 
     @property
     def _sizes(self) -> Tensor:
-        return (self.values.square() + self._tiny.square()).sqrt()
+        return rounded_sizes(self.values, self._largest)
 
     def divided(self, slope: Tensor, damping: Tensor) -> Tensor:
         """``B^-1 g`` for several dampings ``(candidates, 1, 1)``, of shape ``(candidates, tasks, size)``."""
@@ -91,6 +90,16 @@ class Spectrum:
     def _turned(self, rows: Tensor) -> Tensor:
         """Rows in coordinates of the eigenvectors."""
         return (self.vectors.mT @ rows[..., None]).squeeze(-1)
+
+
+def rounded_sizes(values: Tensor, largest: Tensor) -> Tensor:
+    """The sizes of eigenvalues, rounded off at zero by what is tiny beside the largest of all."""
+    return (values.square() + _tiny(largest).square()).sqrt()
+
+
+def _tiny(largest: Tensor) -> Tensor:
+    info = torch.finfo(largest.dtype)
+    return (info.eps**0.5 * largest).clamp(min=info.tiny**0.5)
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

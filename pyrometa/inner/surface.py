@@ -24,7 +24,9 @@ class Surface:
         exact: whether the outer loop differentiates through the slope and the Hessian; else they are constants.
         losses_at: of rows ``(candidates, tasks, size)`` to their losses ``(candidates, tasks)``, on the same noise and
             off any graph.
-        batched: whether the Hessian's columns are taken all at once.
+        batched: whether products with several vectors are taken all at once.
+        names: the adapted parameters whose numbers a row is, in its order.
+        seen: whether values may be looked at, which a recording can't.
     """
 
     fast: TaskRows
@@ -33,6 +35,8 @@ class Surface:
     exact: bool
     losses_at: Callable[[Tensor], Tensor]
     batched: bool
+    names: tuple[str, ...] = ()
+    seen: bool = True
 
     @property
     def rows(self) -> Tensor:
@@ -41,13 +45,18 @@ class Surface:
 
     def hessian(self) -> Tensor:
         """The Hessians, shape ``(tasks, size, size)``, on the graph where they are differentiated through."""
-        tasks, size = self.slope.shape
-        basis = torch.eye(size, dtype=self.slope.dtype, device=self.slope.device)[:, None].expand(size, tasks, size)
+        return self.products(torch.eye(self.slope.shape[1], dtype=self.slope.dtype, device=self.slope.device)).movedim(
+            0, 1
+        )
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """All Hessians times each of some vectors ``(vectors, size)``, of shape ``(vectors, tasks, size)``."""
+        along = vectors[:, None].expand(-1, *self.slope.shape)
         if not self.slope.requires_grad:
-            return torch.zeros_like(basis).movedim(0, 1)
+            return torch.zeros_like(along)
         if self.batched:
-            return self.fast.gradients(self.slope, basis, create_graph=self.exact).movedim(0, 1)
-        return torch.stack([self.product(column) for column in basis], dim=1)
+            return self.fast.gradients(self.slope, along, create_graph=self.exact)
+        return torch.stack([self.product(one) for one in along])
 
     def product(self, vectors: Tensor) -> Tensor:
         """Hessians times vectors, both of shape ``(tasks, size)``."""

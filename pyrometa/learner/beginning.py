@@ -17,7 +17,6 @@ from pyrometa.learner.learner import Checkpoint, Guard, Learner, check_rule, gua
 from pyrometa.outer import MetaGradient, Optim, OuterOptimizer
 from pyrometa.outer.optimizer import check_optim
 from pyrometa.program.discovery import discover
-from pyrometa.program.geometry import find_geometry
 from pyrometa.program.given import Given
 from pyrometa.program.guards.arguments import check_call, check_list
 from pyrometa.program.program import Program
@@ -94,7 +93,7 @@ class Beginning:
             leaves = {name: leaf.tensor for name, leaf in program.leaves.items() if leaf.trainable}
             rules = BoundRules()
             if steps:
-                rules.see(rule, lambda: find_geometry(program, data, adapted))
+                rules.see(rule, program, data, adapted)
             learned = _learned(rules.of(rule), {name: leaves[name] for name in adapted}, steps, meta_gradient)
             optimizer = OuterOptimizer(self.optim, leaves, by_public_name(learned), rule.outer_lr)
         program.guarded.let_pass(program.modes())

@@ -25,7 +25,6 @@ from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
 from pyrometa.program.constants import constants
 from pyrometa.program.discovery import look_again
-from pyrometa.program.geometry import find_geometry
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward
 from pyrometa.program.guards.local_rows import check_rows
@@ -90,7 +89,7 @@ class Learner:
             ReachError, UnsupportedProgramError, ValueError: what first data may raise too.
         """
         program = self.program
-        self.rules.see(rule, lambda: find_geometry(program, data, self.adapted))
+        self.rules.see(rule, program, data, self.adapted)
         if not program.guarded.enter(program.modes()):
             with naming_lines(program), left_alone(program):
                 look_again(program, data)

@@ -20,6 +20,9 @@ from pyrometa.types.geometry import Scale as Scale
 Params: TypeAlias = dict[str, Tensor]
 """Unconstrained parameter values by name."""
 
+Elements: TypeAlias = Mapping[str, Tensor]
+"""For each adapted parameter, whole numbers of its shape: which element of a plate each is of, or -1 for none."""
+
 StepNoise: TypeAlias = Sequence[Tensor]
 """The noise of one evaluation of the loss: one tensor a draw, in the program's order."""
 
