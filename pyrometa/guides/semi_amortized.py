@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import pyro
 import torch
@@ -17,10 +18,15 @@ from torch import Tensor, nn
 from pyrometa.elbos import refusal, traced
 from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.guides.row_rule import RowRule
+from pyrometa.guides.row_surface import RowsByLoss
 from pyrometa.guides.sites import traced_alone
-from pyrometa.inner import SGD, InnerRule, LossRule, step_count
+from pyrometa.inner import SGD, InnerRule, LossRule, Newton, Rule, step_count
 from pyrometa.internals import PYRO_STACK
+from pyrometa.noise.one_draw import OneDraw
 from pyrometa.program.handlers import AnswerParams
+from pyrometa.types import Params
+
+_Loss: TypeAlias = Callable[[Params], Tensor]
 
 
 @runtime_checkable
@@ -47,6 +53,12 @@ class SemiAmortizedGuide(PyroModule):
     their part in it. The loss is a sum over data and each datum is moved by itself, so a datum's posterior does not
     depend on the data beside it.
 
+    ``rule=Newton()`` moves each datum by its own Hessian, all data at once. It looks at the loss several times, so all
+    its steps see one draw, which is another at each call. Give it particles, as in
+    ``loss=TraceMeanField_ELBO(num_particles=16, vectorize_particles=True)``, and train under an ELBO that does not
+    vectorise its own. Its steps can be differentiated through once: inner steps of a ``MetaSVI`` through them are of
+    first order.
+
     What the rule learns (rates, or a network for iterative amortised inference) are this guide's own parameters,
     ``learned``, shared by all data, and take the optimiser's step size. Logarithms of rates want a larger one than
     weights: ``pyro.optim.Adam(lambda name: {"lr": 0.02 if "learned" in name else 1e-3})``.
@@ -55,7 +67,8 @@ class SemiAmortizedGuide(PyroModule):
         guide: an :class:`AmortizedGuide`, or anything with its ``propose`` and ``sample``; it covers all latent
             sites of the model.
         steps: number of steps K.
-        rule: the inner rule. Default ``SGD(lr=1e-2)``.
+        rule: the inner rule. Default ``SGD(lr=1e-2)``. ``Newton()`` asks for data that do not depend on each other, all
+            sites in the same plates, and a Pyro ELBO.
         model: the Pyro model; None for ``guide.model``.
         loss: a Pyro ELBO that is refined by, or a function of ``(model, guide, *args, **kwargs)`` to a scalar
             tensor. Default ``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where the guide transforms its draws.
@@ -63,7 +76,9 @@ class SemiAmortizedGuide(PyroModule):
     Raises:
         TypeError: a guide without ``propose`` and ``sample``, no model, a loss that can't be evaluated under
             ``torch.func.grad``.
-        ValueError: a negative number of steps; on first data, latent sites of the model that the guide lacks.
+        ValueError: a negative number of steps; on first data, latent sites of the model that the guide lacks; under
+            ``Newton``, data that depend on each other, sites in different plates, a loss that is no sum over data, a
+            datum of more than ``max_dim`` numbers.
 
     References:
         Kim et al. (2018), Semi-amortized variational autoencoders, https://arxiv.org/abs/1802.02550;
@@ -85,7 +100,7 @@ class SemiAmortizedGuide(PyroModule):
         self,
         guide: Proposer,
         steps: int,
-        rule: InnerRule | None = None,
+        rule: Rule | None = None,
         *,
         model: Callable[..., Any] | None = None,
         loss: ELBO | Callable[..., Tensor] | None = None,
@@ -96,16 +111,12 @@ class SemiAmortizedGuide(PyroModule):
                 f"guide must be an AmortizedGuide, or have its propose(*args) and sample(proposal), "
                 f"got {type(guide).__name__}"
             )
-        if isinstance(rule, LossRule):
-            raise TypeError(
-                f"a refinement moves by gradients, and {type(rule).__name__} asks for more: use Momentum(lr)"
-            )
         model = getattr(guide, "model", None) if model is None else model
         if not callable(model):
             raise TypeError("the refinement needs the model: give model=")
         self.guide = guide
         self.steps = step_count("steps", steps)
-        self.rule: InnerRule = SGD() if rule is None else rule
+        self.rule: Rule = SGD() if rule is None else rule
         self._model = (model,)  # not a submodule: the model's parameters are not the guide's
         self._loss = loss
         self._objective = _objective(TraceMeanField_ELBO() if loss is None else loss)
@@ -138,17 +149,30 @@ class SemiAmortizedGuide(PyroModule):
             self._setup(proposal, args, kwargs)
         self._restore_store(args, kwargs)
         learned = {_name(key): value for key, value in self.learned.items()} if self.steps else {}
+        loss = partial(self._loss_at, args=args, kwargs=kwargs)
+        if isinstance(self.rule, LossRule):
+            return self._by_losses(self.rule, proposal, learned, loss)
+        return self._by_gradients(self.rule, proposal, learned, loss)
 
-        def loss(params: dict[str, Tensor]) -> Tensor:
-            return self._objective(self.model, lambda *_, **__: guide.sample(params), *args, **kwargs)
-
-        rule = RowRule(self.rule, proposal)
+    def _by_gradients(self, inner: InnerRule, proposal: Params, learned: Params, loss: _Loss) -> Params:
+        rule = RowRule(inner, proposal)
         state = rule.init(proposal)
         for step in range(self.steps):
             with _Hidden():
                 grads = torch.func.grad(loss)(proposal)
             proposal, state = rule.update(proposal, grads, state, learned, step)
         return proposal
+
+    def _by_losses(self, rule: LossRule, proposal: Params, learned: Params, loss: _Loss) -> Params:
+        with _Hidden():
+            moves = RowsByLoss(rule, proposal, _on_one_draw(loss, proposal))
+            for step in range(self.steps):
+                proposal = moves.moved(proposal, learned, step)
+        return proposal
+
+    def _loss_at(self, params: Params, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The loss at some variational parameters."""
+        return self._objective(self.model, lambda *_, **__: self.guide.sample(params), *args, **kwargs)
 
     def _setup(self, proposal: dict[str, Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Check the sites, and make what the rule learns: for one datum, shared by all."""
@@ -164,6 +188,8 @@ class SemiAmortizedGuide(PyroModule):
         if self._loss is None:
             self._objective = _objective(mean_field_elbo(covered))
         warn_of_forgotten_jacobians(self._loss, covered)
+        if isinstance(self.rule, LossRule):
+            self._check_rows(self.rule, proposal, partial(self._loss_at, args=args, kwargs=kwargs))
         if self.steps:
             datum = {name: value.detach()[(0,) * (value.dim() - 1)] for name, value in proposal.items()}
             for name, value in self.rule.learned(datum, self.steps).items():
@@ -171,12 +197,36 @@ class SemiAmortizedGuide(PyroModule):
         self._stored = tuple(name for name in model.param_nodes if name in pyro.get_param_store())
         self._ready = True
 
+    def _check_rows(self, rule: LossRule, proposal: Params, loss: _Loss) -> None:
+        """Refuse data that can't be moved each by its own loss."""
+        size = sum(value.shape[-1] for value in proposal.values())
+        if isinstance(rule, Newton) and size > rule.max_dim:
+            raise ValueError(
+                f"{size} numbers of a datum are refined, of whose Hessian Newton(max_dim={rule.max_dim}) sees a part, "
+                "which training can't differentiate through: give a larger max_dim, or rule=Momentum(lr)"
+            )
+        with torch.random.fork_rng(), _Hidden():
+            RowsByLoss(rule, proposal, _on_one_draw(loss, proposal)).check(proposal)
+
     def _restore_store(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Let the model put its parameters in a store that lacks them: within ``torch.func.grad`` it can't."""
         store = pyro.get_param_store()
         if any(name not in store for name in self._stored):
             with torch.random.fork_rng():
                 traced_alone(self.model, args, kwargs)
+
+
+def _on_one_draw(loss: _Loss, proposal: Params) -> _Loss:
+    """The loss on one noise, which is drawn now."""
+    noise = OneDraw()
+
+    def fixed(params: Params) -> Tensor:
+        with noise.again():
+            return loss(params)
+
+    with torch.no_grad():
+        fixed(proposal)
+    return fixed
 
 
 class _Hidden(Messenger):

@@ -25,7 +25,7 @@ from pyrometa.inner.rule import (
 )
 from pyrometa.inner.sgd import SGD
 from pyrometa.inner.steps import step_count, step_counts
-from pyrometa.inner.surface import Surface
+from pyrometa.inner.surface import RowLosses, Surface
 from pyrometa.inner.svgd import SVGD
 from pyrometa.inner.task_rows import TaskRows
 
@@ -50,6 +50,7 @@ __all__ = [
     "Preconditioned",
     "ProximalSGD",
     "ReadingRule",
+    "RowLosses",
     "Rule",
     "Surface",
     "TaskRows",

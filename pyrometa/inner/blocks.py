@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from pyrometa.inner.arrow import Arrow
 from pyrometa.inner.curvature import Curvature, InBlocks, Whole
-from pyrometa.inner.surface import Surface
+from pyrometa.inner.surface import RowLosses
 from pyrometa.types import Elements
 
 
@@ -31,7 +32,7 @@ class Blocks:
     hold: bool = True
     _arrows: dict[tuple[str, ...], Arrow] = field(default_factory=dict, repr=False)
 
-    def curvature(self, here: Surface, max_dim: int) -> Curvature | None:
+    def curvature(self, here: RowLosses, max_dim: int) -> Curvature | None:
         """The Hessians by few products; None where blocks save none, or do not hold.
 
         Args:
@@ -41,7 +42,7 @@ class Blocks:
         arrow = self._worth(here, max_dim) if self.hold else None
         if arrow is None:
             return None
-        products = here.products(arrow.vectors(here.slope))
+        products = here.products(_of_each(arrow, here))
         apart = arrow.is_apart(products)
         if here.seen and apart.any():
             self.hold = False
@@ -55,12 +56,12 @@ class Blocks:
         """How many products a Hessian in these parameters takes, with the one that shows that they suffice."""
         return self._arrow(names).products + 1
 
-    def shown(self, here: Surface) -> bool:
+    def shown(self, here: RowLosses) -> bool:
         """Whether Hessians are no more than that."""
         arrow = self._arrow(here.names)
-        return not arrow.is_apart(here.products(arrow.vectors(here.slope))).any()
+        return not arrow.is_apart(here.products(_of_each(arrow, here))).any()
 
-    def _worth(self, here: Surface, max_dim: int) -> Arrow | None:
+    def _worth(self, here: RowLosses, max_dim: int) -> Arrow | None:
         """Where the numbers are in a row; None where that is not known, or blocks save nothing."""
         if not here.names:
             return None
@@ -72,3 +73,8 @@ class Blocks:
         if names not in self._arrows:
             self._arrows[names] = Arrow.of(torch.cat([self.elements[name].flatten() for name in names]))
         return self._arrows[names]
+
+
+def _of_each(arrow: Arrow, here: RowLosses) -> Tensor:
+    """The vectors, the same for all tasks."""
+    return arrow.vectors(here.slope)[:, None].expand(-1, *here.slope.shape)

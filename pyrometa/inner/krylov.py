@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrometa.inner.surface import Surface
+from pyrometa.inner.surface import RowLosses
 
 
-def krylov(here: Surface, size: int) -> tuple[Tensor, Tensor]:
+def krylov(here: RowLosses, size: int) -> tuple[Tensor, Tensor]:
     r"""Lanczos' method: the Hessian within the span of :math:`g, H g, \dots, H^{m-1} g`, in a fixed number of products.
 
     Conjugate gradient looks for its step there as well, and stops at negative curvature; here that is seen, and can be

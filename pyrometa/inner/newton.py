@@ -14,7 +14,7 @@ from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.curvature import Curvature, Whole, Within
 from pyrometa.inner.krylov import krylov
 from pyrometa.inner.ranges import check_count, check_positive
-from pyrometa.inner.surface import Surface
+from pyrometa.inner.surface import RowLosses
 from pyrometa.types import Params
 
 Learn = Literal["damping", "step"]
@@ -125,9 +125,9 @@ class Newton:
         """This rule for a program of which it is known which numbers are each element's own."""
         return replace(self, _blocks=blocks)
 
-    def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
+    def moved(self, here: RowLosses, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of all tasks, shape ``(tasks, size)``."""
-        here = here if here.slope.shape[1] <= self.max_dim else replace(here, exact=False)
+        here = here if here.slope.shape[1] <= self.max_dim else here.as_constant()
         curvature, slope = self._curvature(here), here.slope.detach()
         damping = self._damping(slope, learned, step)
         more = slope.new_tensor(_MORE)
@@ -137,7 +137,7 @@ class Newton:
         way = curvature.step(here.slope if here.exact else slope, damped, lower[:, None])
         return torch.where(_is_finite(here, curvature), here.rows - way, math.nan)
 
-    def _curvature(self, here: Surface) -> Curvature:
+    def _curvature(self, here: RowLosses) -> Curvature:
         """The Hessians by way of blocks, where they have any; else whole, or in some directions."""
         if self._blocks is not None:
             found = self._blocks.curvature(here, self.max_dim)
@@ -170,7 +170,7 @@ def _chosen(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return enough.to(torch.uint8).argmax(0), enough.any(0)
 
 
-def _is_finite(here: Surface, curvature: Curvature) -> Tensor:
+def _is_finite(here: RowLosses, curvature: Curvature) -> Tensor:
     """Whether a task's loss and its derivatives are, shape ``(tasks, 1)``."""
     total = here.losses + here.slope.sum(1) + curvature.total
     return torch.isfinite(total.detach())[:, None]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from pyrometa.inner.blocks import Blocks
-from pyrometa.inner.surface import Surface
+from pyrometa.inner.surface import RowLosses
 from pyrometa.types import Geometry, Params, ReadGaussians
 
 
@@ -126,7 +126,7 @@ class MomentumDescent(GradientDescent, Protocol):
 class LossRule(LearnedRule, Protocol):
     """How fast weights move by more than a gradient: a rule that asks the support losses, without a state."""
 
-    def moved(self, here: Surface, learned: Mapping[str, Tensor], step: int) -> Tensor:
+    def moved(self, here: RowLosses, learned: Mapping[str, Tensor], step: int) -> Tensor:
         """One step of all tasks at once, differentiable in all tensors given.
 
         Args:

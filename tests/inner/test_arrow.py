@@ -185,5 +185,5 @@ def test_blocks_of_whole_matrices_are_what_they_were():
     fast = TaskRows([rows], 1)
     slope = fast.gradient(loss(rows[0]), create_graph=True)
     here = Surface(fast, rows.sum(1), slope, False, lambda rows: rows, True)
-    found = Whole.of(arrow.dense(here.products(arrow.vectors(slope))), exact=False)
+    found = Whole.of(arrow.dense(here.products(arrow.vectors(slope)[:, None])), exact=False)
     torch.testing.assert_close(found.hessian[0], hessian, rtol=1e-12, atol=1e-12)

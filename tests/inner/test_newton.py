@@ -10,12 +10,10 @@ from meta_cases import assert_equal, store
 from programs import modules
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
-from torch import nn
 from torch.autograd import gradcheck
 from torch.func import grad, jacrev, vmap
 
 import pyrometa as pm
-from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 from pyrometa.inner import Newton, Surface, TaskRows
 
 F64 = torch.float64
@@ -263,12 +261,6 @@ def test_a_gradient_of_no_function_is_refused(tasks):
     meta = learner(loss=pm.StickingTheLanding_ELBO(), noise=pm.Noise(shared=True))
     with pytest.raises(ValueError, match=r"Newton lowers a loss, .* StickingTheLanding_ELBO .* use loss=Trace_ELBO"):
         meta.adapt(tasks[0].float())
-
-
-def test_a_refinement_within_a_guide_refuses_it():
-    guide = AmortizedGuide(positive, nn.Identity())
-    with pytest.raises(TypeError, match=r"moves by gradients, and Newton asks for more: use Momentum\(lr\)"):
-        SemiAmortizedGuide(guide, 2, pm.Newton())
 
 
 def test_it_adapts_a_subset_leaves_the_store_and_is_pickled():
