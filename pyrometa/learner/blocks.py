@@ -15,6 +15,9 @@ from pyrometa.program.program import Program
 from pyrometa.rewrites.twice import TwiceDifferentiable
 from pyrometa.types import Data, Params
 
+_MOST = 500
+"""Products, beyond which nothing is tried."""
+
 
 def find_blocks(program: Program, data: Data, adapted: Sequence[str]) -> Blocks | None:
     """Those that show a Hessian in the fewest products; None where none are there, or they save nothing.
@@ -48,10 +51,10 @@ def _nearby(program: Program, adapted: Sequence[str]) -> Params:
 
 
 def _proved(program: Program, data: Data, values: Params, candidates: Sequence[Blocks]) -> Blocks | None:
-    """The first that hold, in the order of their products, of those that are fewer than there are numbers."""
+    """The first that hold, in the order of their products, of those with fewer than there are numbers."""
     names, size = tuple(values), sum(value.numel() for value in values.values())
     sized = [(blocks.products(names), blocks) for blocks in candidates]
-    worth = sorted(((few, blocks) for few, blocks in sized if few < size), key=lambda pair: pair[0])
+    worth = sorted(((few, blocks) for few, blocks in sized if few < min(size, _MOST)), key=lambda pair: pair[0])
     if not worth:
         return None
     with torch.random.fork_rng(), torch.enable_grad(), TwiceDifferentiable():
