@@ -50,7 +50,9 @@ if TYPE_CHECKING:
     from pyrometa import models as models
     from pyrometa import tasks as tasks
     from pyrometa.adapter import Adapter as Adapter
+    from pyrometa import train as train
     from pyrometa.amortize import Amortize as Amortize
+    from pyrometa.train import Trainer as Trainer
 
 __version__ = "0.1.0"
 
@@ -81,6 +83,7 @@ __all__ = [
     "ProximalSGD",
     "ReachError",
     "StickingTheLanding_ELBO",
+    "Trainer",
     "Unrolled",
     "UnsupportedProgramError",
     "anil",
@@ -94,8 +97,8 @@ __all__ = [
     "reptile",
 ]
 
-_ON_FIRST_USE = frozenset({"diagnostics", "guides", "models", "tasks"})
-_CLASSES = {"Adapter": "adapter", "Amortize": "amortize"}
+_ON_FIRST_USE = frozenset({"diagnostics", "guides", "models", "tasks", "train"})
+_CLASSES = {"Adapter": "adapter", "Amortize": "amortize", "Trainer": "train"}
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that any name is there

@@ -161,6 +161,11 @@ class MetaSVI(Adapting, Saved):
         return loss.item()
 
     @exclusive
+    def update(self, grads: Params) -> None:
+        """One step of the outer loop by a meta-gradient of :meth:`loss_and_grads`, say after it was clipped."""
+        self._state.known().optimizer.step(grads)
+
+    @exclusive
     def loss_and_grads(
         self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None
     ) -> tuple[Tensor, Params]:

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "pyrometa"
 
 GROUND = {"types", "errors", "nest", "internals"}
 BELOW_PROGRAM = GROUND | {"rewrites", "explain", "atomic", "recording", "noise", "elbos"}
+PARTS = {"adapter", "amortize", "models", "guides", "diagnostics", "tasks", "train"}
 CORE = BELOW_PROGRAM | {"program", "inner", "engine", "processes", "outer"}
 
 # For each part what it may import at the top of a module, and what else inside a function.
@@ -49,14 +50,12 @@ TABLE = {
     "guides.semi_amortized": (GROUND | {"elbos", "inner", "noise", "program"}, set()),
     "amortize": (GROUND | {"engine", "guides", "inner", "metasvi", "noise", "outer", "program", "tasks"}, set()),
     "adapter": (GROUND | {"metasvi", "saving", "tasks"}, set()),
+    "train": (GROUND | {"metasvi", "processes", "saving", "tasks"}, set()),
     "scores": (set(), set()),
     "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
-    "": (
-        CORE | {"metasvi", "adapter", "algorithms", "amortize", "models", "guides", "scores", "diagnostics", "tasks"},
-        set(),
-    ),
+    "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),
     "demo": ({"", "models", "tasks"}, {"plots"}),
     "cli": ({"", "demo"}, set()),
 }
@@ -300,7 +299,7 @@ def test_importing_pyrometa_loads_no_extra_and_changes_nothing():
     assert fresh(["pyrometa"]) == ""
 
 
-LATER = ("diagnostics", "guides", "models", "tasks")
+LATER = ("diagnostics", "guides", "models", "tasks", "train")
 
 
 def test_parts_are_attributes_of_the_package_on_first_use(tmp_path):

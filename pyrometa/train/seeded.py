@@ -1,0 +1,41 @@
+"""The random generators of a run, which are its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrometa.saving import generators, set_generators
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, torch's, numpy's and Python's generators start from the seed; afterwards they are where they were."""
+    before = generators()
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- the one that libraries share
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        set_generators(before)
+        if not before["cuda"]:  # which a seed also reaches before it is in use
+            torch.cuda.manual_seed_all(torch.initial_seed())
+
+
+def own_generators() -> dict[str, Any]:
+    """The generators' states: on CUDA of the current device alone, so that they are alike in all processes."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return {**generators(), "cuda": cuda}
+
+
+def set_own_generators(state: Mapping[str, Any]) -> None:
+    """Put the generators back to states of :func:`own_generators`, on a machine without CUDA those that it has."""
+    set_generators({**state, "cuda": []})
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
