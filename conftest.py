@@ -16,7 +16,7 @@ collect_ignore = ["tests/ecosystem"]  # programs of other packages, which `make 
 # their own deprecation warnings are not ours to fail on.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for name in ("sklearn.datasets", "torchvision", "learn2learn"):
+    for name in ("sklearn.datasets", "torchvision", "learn2learn", "torchdata.stateful_dataloader"):
         importlib.import_module(name)
 
 

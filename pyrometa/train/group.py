@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from pyrometa import nest
 from pyrometa.processes import Processes
@@ -17,6 +19,7 @@ from pyrometa.train.pairs import Pair
 from pyrometa.train.seeded import own_generators
 
 _Value = TypeVar("_Value")
+_GROUPS = itertools.count()
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -31,6 +34,8 @@ def process_group() -> Iterator[Processes]:
         _begin()
     try:
         yield Processes.of_group()
+        if own:
+            distributed.barrier()
     finally:
         if own:
             distributed.destroy_process_group()
@@ -76,11 +81,13 @@ def check_alike(processes: Processes, batch: Pair) -> None:
 
 
 def _begin() -> None:
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        distributed.init_process_group("gloo")
+        backend = "cpu:gloo,cuda:nccl"
+    store, rank, count = next(rendezvous("env://"))
+    own = distributed.PrefixStore(f"pyrometa/{next(_GROUPS)}", store)  # that of the last group still has its addresses
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=count)
 
 
 def _of_all(processes: Processes, numbers: list[int]) -> Tensor:

@@ -42,6 +42,7 @@ class Run:
         scheduler: the torch scheduler; None without one.
         state: where it stands.
         first: the meta-batch of its first step and where all stood before it was drawn, as long as that is not taken.
+        saved: the step of the last checkpoint in the folder; None before the first.
         stop: whether a callback has asked to stop.
         clock: when its seconds were last counted.
     """
@@ -57,6 +58,7 @@ class Run:
     scheduler: Any = None
     state: State = field(default_factory=State)
     first: tuple[Pair, Mapping[str, Any]] | None = None
+    saved: int | None = None
     stop: bool = False
     clock: float = field(default_factory=time.perf_counter)
 
@@ -108,6 +110,8 @@ def begin(run: Run, found: Found | None) -> None:
     saved = of_first(run.processes, None if found is None else dict(found.state))
     if saved is not None:
         _go_on(run, saved)
+        if found is not None and run.folder is not None and found.path == run.folder.path(run.state.step):
+            run.saved = run.state.step
     elif run.processes.count > 1:
         run.meta.load_state_dict(of_first(run.processes, run.meta.state_dict()))
     if run.folder is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyrometa.train.folder import Folder
 from pyrometa.train.run import Run
 
 
@@ -16,18 +17,18 @@ def save(run: Run, position: Mapping[str, Any], *, last: bool = False) -> None:
         position: where its generators and its source stand.
         last: whether it is the last of this process.
     """
+    state, folder = run.state, run.folder
     run.count_seconds()
-    if run.state.step not in run.state.written[-1:]:
-        _write(run, position)
+    state.written = [*(step for step in state.written if step != state.step), state.step][-2:]
+    if folder is not None and run.processes.rank == 0 and run.saved != state.step:
+        _write(run, folder, position)
+        run.saved = state.step
     run.reports.saved(last)
 
 
-def _write(run: Run, position: Mapping[str, Any]) -> None:
-    state, folder = run.state, run.folder
-    state.written = [*state.written[-1:], state.step]
-    if folder is None or run.processes.rank > 0:
-        return
+def _write(run: Run, folder: Folder, position: Mapping[str, Any]) -> None:
+    state = run.state
     folder.write(state.step, run.state_dict(position))
-    if state.best_step is not None and state.best_loss is not None:
-        folder.note_best(state.best_step, state.best_loss)
+    if state.best_loss is not None and state.best_step == state.step:
+        folder.note_best(state.step, state.best_loss)
     folder.keep([*state.written, *([] if state.best_step is None else [state.best_step])])
