@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from pyrometa import nest
@@ -86,7 +87,7 @@ def _begin() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     store, rank, count = next(rendezvous("env://"))
-    own = distributed.PrefixStore(f"pyrometa/{next(_GROUPS)}", store)  # that of the last group still has its addresses
+    own = PrefixStore(f"pyrometa/{next(_GROUPS)}", store)  # that of the last group still has its addresses
     distributed.init_process_group(backend, store=own, rank=rank, world_size=count)
 
 

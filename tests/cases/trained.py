@@ -1,4 +1,4 @@
-"""A small program to train, here and by ``python trained.py CASES``, CASES a JSON list of the arguments of :func:`case`."""
+"""A small program to train, here and by ``python trained.py CASES``, a JSON list of the arguments of :func:`case`."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def wait_for(path, process, seconds=120):
 
 
 class Watched:
-    """A callback: shows that training has begun, takes its time, keeps a checkpoint, ends its process in its first life."""
+    """A callback that shows that training has begun, takes its time, keeps a checkpoint, and kills its process once."""
 
     def __init__(self, ready=None, slow=0.0, killed=None, kept=None):
         self.ready, self.slow, self.killed, self.kept = ready, slow, killed, kept

@@ -70,12 +70,10 @@ FITS = [
 @pytest.mark.parametrize(("given", "kind", "message"), FITS)
 def test_a_fit(given, kind, message):
     arguments = {"meta": make_meta, "train": sampler, "validation": lambda: sampler(9), "resume": None, **given}
-    options = {
-        name: value for name, value in arguments.items() if name not in ("meta", "train", "validation", "resume")
-    }
-    meta, train, validation = (arguments[name]() for name in ("meta", "train", "validation"))
+    meta, train, validation = (arguments.pop(name)() for name in ("meta", "train", "validation"))
+    resume = arguments.pop("resume")
     with pytest.raises(kind, match=message):
-        make_trainer(checkpoint_every=None, **options).fit(meta, train, validation, resume=arguments["resume"])
+        make_trainer(checkpoint_every=None, **arguments).fit(meta, train, validation, resume)
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
@@ -87,9 +85,7 @@ def test_a_folder_without_a_checkpoint(tmp_path):
 
 def test_a_folder_with_another_run(tmp_path):
     trained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"holds a run: go on with it by fit\(..., resume='last'\), or give another out"
-    ):
+    with pytest.raises(ValueError, match=r"holds a run: go on with it by fit\(..., resume='last'\), or give"):
         trained(tmp_path)
 
 
@@ -100,7 +96,7 @@ def test_checkpoints_that_do_not_suit(tmp_path, capsys):
     meta = make_meta()
     meta.init(sampler().sample(2).support)
     saving.write(tmp_path / "meta.safetensors", meta.state_dict(), kind="meta")
-    with pytest.raises(CheckpointError, match="holds parameters and no run: meta.load"):
+    with pytest.raises(CheckpointError, match=r"holds parameters and no run: meta\.load"):
         trained(tmp_path / "a", resume=tmp_path / "meta.safetensors")
     run.last.write_bytes(run.last.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="is truncated"):

@@ -93,7 +93,7 @@ def test_a_process_that_is_stopped_has_the_exit_code_and_another_goes_on(tmp_pat
     process = started(tmp_path / "out", ready=str(tmp_path / "ready"), slow=0.3)
     wait_for(tmp_path / "ready", process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    err = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     (line,) = err.splitlines()
     assert "resume='last'" in line
