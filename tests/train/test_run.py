@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import ExponentialLR
-from trained import STEPS, lines, make_meta, make_trainer, sampler, trained
+from trained import STEPS, bad, lines, make_meta, make_trainer, sampler, trained
 
 import pyrometa as pm
 from pyrometa import saving
+from pyrometa.train.state import State
 
 
 def losses_of(result):
@@ -68,13 +69,20 @@ def test_skipped_steps_are_counted_and_no_more_than_allowed(tmp_path):
 
 
 def test_what_is_not_finite_is_raised_after_the_state_before_was_saved(tmp_path):
-    with pytest.raises(pm.NonFiniteError, match="task 2") as error:
-        trained(tmp_path, source="bad", checkpoint_every=4)
-    assert error.value.task == 2
-    (path,) = (tmp_path / "checkpoints").glob("*.safetensors")
-    assert path.name == "step-00000002.safetensors"
-    with pytest.raises(pm.NonFiniteError, match="task 2"):
-        trained(tmp_path, source="bad", resume="last")
+    batches = [sampler().sample(3), sampler(1).sample(3), bad(2), sampler(2).sample(3)]
+    for resume in (None, "last"):
+        with pytest.raises(pm.NonFiniteError, match="task 2") as error:
+            make_trainer(tmp_path, checkpoint_every=6, validate_every=6).fit(make_meta(), batches, sampler(9), resume)
+        assert error.value.task == 2
+        (path,) = (tmp_path / "checkpoints").glob("*.safetensors")
+        assert path.name == "step-00000002.safetensors"
+
+
+def test_an_improvement_is_waited_for_anew():
+    state = State()
+    for loss, waited, best in ((3.0, 0, 3.0), (4.0, 1, 3.0), (2.0, 0, 2.0), (None, 1, 2.0), (2.0, 2, 2.0)):
+        state.validated(loss)
+        assert (state.waited, state.best_loss) == (waited, best)
 
 
 def test_a_validation_loss_that_is_not_finite_is_raised_or_no_improvement(tmp_path):
