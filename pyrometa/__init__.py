@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from pyrometa import guides as guides
     from pyrometa import models as models
     from pyrometa import tasks as tasks
-    from pyrometa.adapter import Adapter as Adapter
     from pyrometa import train as train
+    from pyrometa.adapter import Adapter as Adapter
     from pyrometa.amortize import Amortize as Amortize
     from pyrometa.train import Trainer as Trainer
 
