@@ -41,8 +41,7 @@ def main(meta_steps: int = 5000, test_tasks: int = 600) -> dict[int, float]:
 
     options = {"adapt": "model", "reduction": "mean", "engine": pm.Engine(record=True)}  # records once, then replays
     meta = pm.maml(Regression(), guide, pyro.optim.Adam({"lr": 1e-3}), steps=1, lr=0.01, **options)
-    for _ in range(meta_steps):
-        meta.step(*train.sample(25))
+    pm.Trainer(max_steps=meta_steps, meta_batch=25).fit(meta, train)
 
     errors = meta.evaluate(support, query, steps=(0, 1, 10)).mean(1) - 0.5 * math.log(math.pi)
     print(f"mean squared error on {test_tasks} unseen sinusoids, whose own mean square is {query[1].var():.2f}")
