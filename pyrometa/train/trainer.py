@@ -82,7 +82,7 @@ class Trainer(Options):
         Args:
             meta: what learns; afterwards it is as the last step leaves it.
             train: where meta-batches come from: a sampler of ``pyrometa.tasks``, a DataLoader or another iterable
-                (iterated again when it ends), a function of the step, or one meta-batch for all steps.
+                (iterated again when it ends), a function of the step from 0, or one meta-batch for all steps.
             validation: what to validate on, likewise. The validation loss is the mean query loss after adaptation, on
                 the same noise each time. A sampler is asked once, and put back; an iterable is gone through each time.
             resume: ``"last"`` or ``"best"`` for that checkpoint in ``out``, or the path of one or of a run.
@@ -116,10 +116,8 @@ class Trainer(Options):
 def _check_fit(trainer: Trainer, meta: Any, validation: Any, resume: Any) -> None:
     if not isinstance(meta, MetaSVI):
         raise TypeError(f"meta must be a MetaSVI, got {type(meta).__name__}")
-    if validation is None:
-        for name in ("patience", "validate_every"):
-            if getattr(trainer, name) is not None:
-                raise ValueError(f"{name}={getattr(trainer, name)} needs something to validate on: give validation=")
+    if validation is None and trainer.patience is not None:
+        raise ValueError(f"patience={trainer.patience} needs something to validate on: give validation=")
     if resume is None:
         return
     if not isinstance(resume, str | os.PathLike):

@@ -22,6 +22,7 @@ from pyrometa.tasks import MetaBatch, SinusoidTasks, TaskSampler
 
 ENGINES = {"loop": pm.Engine(vectorize=False), "engine": pm.Engine(), "recorded": pm.Engine(record=True)}
 STEPS = 6
+RANK = int(os.environ.get("RANK", "0"))
 
 
 def model(x, y=None):
@@ -33,7 +34,8 @@ def model(x, y=None):
 
 def guide(x, y=None):
     scale = pyro.param("scale", lambda: 0.5 + torch.rand(()), constraint=dist.constraints.positive)
-    pyro.sample("slope", dist.Normal(pyro.param("mean", torch.tensor(0.3)), scale))
+    mean = pyro.param("mean", torch.tensor(0.3 + RANK))  # of several processes, the first one's is that of all
+    pyro.sample("slope", dist.Normal(mean, scale))
 
 
 def make_meta(engine="engine"):
@@ -161,7 +163,6 @@ def numbers(step):
 
 
 REFUSED = {"bad": lambda: bad, "others": lambda: others, "numbers": lambda: numbers}
-RANK = int(os.environ.get("RANK", "0"))
 
 
 def case(out=None, resume=None, source="sampler", engine="engine", **watched):

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import trained as program
@@ -72,6 +73,19 @@ def test_the_second_one_ends_it_at_once(tmp_path):
         trained(tmp_path, checkpoint_every=2, callbacks=[at(3, signal.SIGINT, signal.SIGINT)])
     assert error.value.code == 130
     assert [path.name for path in (tmp_path / "checkpoints").glob("*.safetensors")] == ["step-00000002.safetensors"]
+
+
+def test_another_thread_than_the_main_one_leaves_signals_alone():
+    seen = []
+
+    def note(moment):
+        seen.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=lambda: trained(checkpoint_every=None, callbacks=[note]))
+    thread.start()
+    thread.join()
+    assert seen == [before] * 6
 
 
 def test_without_a_folder_it_says_that_nothing_was_saved(capsys):
