@@ -21,7 +21,10 @@ def torchrun(*cases, flags=()):
 
 def results(process):
     """What each process gives, case by case."""
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.terminate()  # with those that it has started, if they wait for each other
     assert process.returncode == 0, err
     told = dict(json.loads(line) for line in out.splitlines())
     return list(zip(told[0], told[1], strict=True))
