@@ -24,6 +24,7 @@ from pyrometa.errors import (
     NotInitializedError,
     ProcessError,
     ReachError,
+    RecipeError,
     UnsupportedProgramError,
 )
 from pyrometa.inner import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pyrometa import train as train
     from pyrometa.adapter import Adapter as Adapter
     from pyrometa.amortize import Amortize as Amortize
+    from pyrometa.recipes import load as load
     from pyrometa.train import Trainer as Trainer
 
 __version__ = "0.1.0"
@@ -82,6 +84,7 @@ __all__ = [
     "Processes",
     "ProximalSGD",
     "ReachError",
+    "RecipeError",
     "StickingTheLanding_ELBO",
     "Trainer",
     "Unrolled",
@@ -90,6 +93,7 @@ __all__ = [
     "fomaml",
     "imaml",
     "learned_optimizer",
+    "load",
     "lslr",
     "maml",
     "meta_curvature",
@@ -98,7 +102,7 @@ __all__ = [
 ]
 
 _ON_FIRST_USE = frozenset({"diagnostics", "guides", "models", "tasks", "train"})
-_CLASSES = {"Adapter": "adapter", "Amortize": "amortize", "Trainer": "train"}
+_CLASSES = {"Adapter": "adapter", "Amortize": "amortize", "Trainer": "train", "load": "recipes"}
 
 
 if not TYPE_CHECKING:  # to a type checker it would say that any name is there

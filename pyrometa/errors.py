@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def _again(kind: type[Exception], message: str, attributes: dict[str, Any]) -> Exception:
+    """An exception from another process, whose constructor does not take its message."""
+    made = kind.__new__(kind, message)
+    made.__dict__.update(attributes)
+    return made
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message."""
@@ -50,6 +59,24 @@ class UnsupportedProgramError(ValueError):
 
 class CheckpointError(ValueError):
     """A file can't be read as the checkpoint that was asked for; the message says the file, the reason and the cure."""
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be followed; the message is one line that names file, table and key, with the cure.
+
+    Attributes:
+        file: the recipe, or ``--set`` where the command line has said so.
+        table: the name of the table; None for what stands above all tables.
+        key: the name of the key; None for the table as a whole.
+    """
+
+    def __init__(self, message: str, file: str, table: str | None = None, key: str | None = None) -> None:
+        place = " ".join([*([f"[{table}]"] if table else []), *([key] if key else [])])
+        super().__init__(f"{file}: {place} {message}" if place else f"{file} {message}")
+        self.file, self.table, self.key = file, table, key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), str(self), self.__dict__)
 
 
 class LoopWarning(UserWarning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ class Adapter:
     ``map_batches``, Dask's ``map_partitions`` and Spark's ``mapInPandas`` take.
 
     Args:
-        meta: the :class:`~pyrometa.MetaSVI` to adapt by.
+        meta: the :class:`~pyrometa.MetaSVI` to adapt by, or the path of a run, which :func:`pyrometa.load` loads when
+            it is needed: each process does so itself, and only the path is pickled.
         group: the column that names each row's group.
         columns: the model's positional arguments: a list of names is a tensor ``(rows, names)``, one name ``(rows,)``;
             a tuple holds several arguments, as in ``(["x0", "x1"], "y")``.
@@ -50,7 +52,8 @@ class Adapter:
         seed: seeds the noise of adaptation and draws. The global generator is left as it is.
 
     Raises:
-        TypeError: ``meta`` is none, or ``columns`` neither a name, a list of names nor a tuple of these.
+        FileNotFoundError: there is no such path.
+        TypeError: ``meta`` is neither, or ``columns`` neither a name, a list of names nor a tuple of these.
         ValueError: unknown outputs, a number out of range.
 
     Example:
@@ -69,7 +72,7 @@ class Adapter:
 
     def __init__(
         self,
-        meta: MetaSVI,
+        meta: MetaSVI | str | os.PathLike[str],
         group: str,
         columns: ColumnSpec,
         outputs: Sequence[str] = ("mean", "sd", "quantiles"),
@@ -81,17 +84,31 @@ class Adapter:
         batch_size: int = 8192,
         seed: int = 0,
     ) -> None:
-        if not isinstance(meta, MetaSVI):
-            raise TypeError(f"meta must be a MetaSVI, got {type(meta).__name__}")
+        if not isinstance(meta, MetaSVI | str | os.PathLike):
+            raise TypeError(f"meta must be a MetaSVI or the path of a run, got {type(meta).__name__}")
         check_outputs(outputs, quantiles)
         for name, count in (("draws", draws), ("batch_size", batch_size)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number from 1 up, got {count!r}")
-        self.meta = meta
+        self._path = None if isinstance(meta, MetaSVI) else _there(meta)
+        self._meta = meta if isinstance(meta, MetaSVI) else None
         self.group, self.columns = group, columns
         self.outputs, self.quantiles, self.sites = tuple(outputs), tuple(quantiles), sites
         self.draws, self.steps, self.batch_size, self.seed = draws, steps, batch_size, seed
         self._columns = Columns.of(columns)
+
+    @property
+    def meta(self) -> MetaSVI:
+        """What it adapts by."""
+        if self._meta is None:
+            from pyrometa.recipes.runs import load
+
+            self._meta = load(str(self._path))
+        return self._meta
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: of a run its path alone."""
+        return {**self.__dict__, "_meta": self._meta if self._path is None else None}
 
     def __call__(self, table: Any) -> Any:
         """Adapt every group of a table.
@@ -162,6 +179,12 @@ class Adapter:
         sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites, seed=self.seed)
         parts = [columns_of(name, draws.cpu(), self.outputs, self.quantiles) for name, draws in sites.items()]
         return {name: values for part in parts for name, values in part.items()}
+
+
+def _there(path: str | os.PathLike[str]) -> str:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no run and no checkpoint {os.fspath(path)}")
+    return os.path.abspath(path)
 
 
 def _part(data: ModelTensors, part: slice) -> ModelTensors:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.tasks.arrow import check_group, check_names, kind_of, plain
 from pyrometa.tasks.columns import Columns
 from pyrometa.tasks.meta_batch import ModelTensors
@@ -44,7 +45,8 @@ class CutTable:
         """The good groups of one size together, at most so many at a time.
 
         Yields:
-            Their positions, and their rows as the model takes them with a leading task dimension.
+            Their positions, and their rows as the model takes them with a leading task dimension, on torch's default
+            device.
         """
         good = np.ones(len(self), bool)
         good[list(self.errors)] = False
@@ -52,9 +54,16 @@ class CutTable:
             alike = np.flatnonzero(good & (self.sizes == size))
             for start in range(0, len(alike), most):
                 some = alike[start : start + most]
-                rows = self._order[torch.from_numpy(self._starts[some])[:, None] + torch.arange(int(size))]
+                rows = self._order[
+                    torch.from_numpy(self._starts[some])[:, None] + torch.arange(int(size), device="cpu")
+                ]
                 data = self._data
-                yield some.tolist(), tuple(x[rows] for x in data) if isinstance(data, tuple) else data[rows]
+                yield some.tolist(), _at(rows, data)
+
+
+def _at(rows: Tensor, data: ModelTensors) -> ModelTensors:
+    """Some rows of the data, on torch's default device."""
+    return nest.mapped(lambda column: column[rows].to(torch.get_default_device()), data)
 
 
 def cut(table: Any, group: str, columns: Columns, *, strict: bool = True) -> CutTable:

@@ -139,7 +139,7 @@ def test_bad_options_are_refused(change, message):
 
 
 def test_what_is_no_meta_svi_is_refused():
-    with pytest.raises(TypeError, match="meta must be a MetaSVI, got function"):
+    with pytest.raises(TypeError, match="meta must be a MetaSVI or the path of a run, got function"):
         pm.Adapter(adapter_program.model, "user", COLUMNS)
 
 

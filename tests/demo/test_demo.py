@@ -266,11 +266,12 @@ def test_a_write_that_fails_leaves_the_file_of_before(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"adaptation.png", "result.json"}
 
 
-def test_a_missing_extra_is_one_line_with_the_cure(monkeypatch):
+def test_a_missing_extra_is_one_line_with_the_cure(monkeypatch, capsys):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("typer", "tqdm") else object())
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == 'the pyrometa command needs tqdm, typer: pip install "pyrometa[demo]"'
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == 'the pyrometa command needs tqdm, typer: pip install "pyrometa[cli]"\n'
 
 
 def test_the_version(monkeypatch, capsys):

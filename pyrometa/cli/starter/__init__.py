@@ -1,0 +1,1 @@
+"""What ``pyrometa init`` writes: these files, as they are."""

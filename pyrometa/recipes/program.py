@@ -1,0 +1,79 @@
+"""The MetaSVI that a recipe describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrometa.engine import Engine
+from pyrometa.metasvi import MetaSVI
+from pyrometa.noise.options import Noise
+from pyrometa.recipes import parts
+from pyrometa.recipes.arguments import arguments, called
+from pyrometa.recipes.importing import function
+from pyrometa.recipes.recipe import Recipe, seed_of
+from pyrometa.train.seeded import seeded
+
+_OWN = ("model", "guide", "optim", "inner", "meta_gradient", "engine", "noise", "loss", "score")
+_NOT_IN_META = ("model", "guide", "optim", "loss", "inner", "meta_gradient", "score", "engine", "noise")
+
+
+def program(recipe: Recipe) -> MetaSVI:
+    """Make the MetaSVI, by the functions that the recipe names; what these draw follows from the trainer's seed.
+
+    Raises:
+        RecipeError: the recipe can't be followed.
+    """
+    with seeded(seed_of(recipe)):
+        return _by_function(recipe) if isinstance(recipe.tables.get("meta"), str) else _by_tables(recipe)
+
+
+def _by_function(recipe: Recipe) -> MetaSVI:
+    for name in _OWN:
+        if name in recipe.tables:
+            told = "stands beside meta, whose function makes all of the MetaSVI: keep one of them"
+            raise recipe.error(told, *((None, name) if name in ("model", "guide") else (name, None)))
+    path = recipe.tables["meta"]
+    made = called(recipe, "meta", function(recipe, path, None, "meta"))
+    if not isinstance(made, MetaSVI):
+        raise recipe.error(f"is {path!r}, which returned {type(made).__name__} and no MetaSVI", None, "meta")
+    return made
+
+
+def _by_tables(recipe: Recipe) -> MetaSVI:
+    if not isinstance(recipe.tables.get("meta", {}), Mapping):
+        given = recipe.tables["meta"]
+        raise recipe.error(
+            f"must be an import path such as 'schools:make_meta' or a table, got {given!r}", None, "meta"
+        )
+    for name in ("model", "guide"):
+        if name not in recipe.tables:
+            near = "give model and guide, or meta = 'schools:make_meta'"
+            raise recipe.error(f"is missing: {near}", None, name)
+    model = _made(function(recipe, recipe.tables["model"], None, "model"))
+    told = arguments(recipe, "meta", MetaSVI, without=_NOT_IN_META)
+    plain = {name: options(recipe, name, kind) for name, kind in (("engine", Engine), ("noise", Noise))}
+    chosen = {name: parts.part(recipe, name) for name in parts.CLASSES}
+    optim = parts.optim(recipe)
+    return called(recipe, "meta", MetaSVI, model, _guide(recipe, model), optim, **told, **plain, **chosen)
+
+
+def options(recipe: Recipe, table: str, kind: Any) -> Any:
+    """An object of a class from the table of its options; None if it is left out.
+
+    Raises:
+        RecipeError: a key that nobody knows, or a value that does not fit.
+    """
+    return called(recipe, table, kind, **arguments(recipe, table, kind)) if table in recipe.tables else None
+
+
+def _guide(recipe: Recipe, model: Any) -> Any:
+    given = recipe.tables["guide"]
+    if isinstance(given, str) and ":" in given:
+        return _made(function(recipe, given, None, "guide"))
+    return parts.guide(recipe, given, model)
+
+
+def _made(found: Any) -> Any:
+    """What an import path names; of a class an object, as a module that is shared by two runs would learn for both."""
+    return found() if isinstance(found, type) else found
