@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ class Adapter:
     ``map_batches``, Dask's ``map_partitions`` and Spark's ``mapInPandas`` take.
 
     Args:
-        meta: the :class:`~pyrometa.MetaSVI` to adapt by, or the path of a run, which :func:`pyrometa.load` loads when
-            it is needed: each process does so itself, and only the path is pickled.
+        meta: the :class:`~pyrometa.MetaSVI` to adapt by, the ``meta`` of a :class:`~pyrometa.Amortize`, or the path of
+            a run, which :func:`pyrometa.load` loads when it is needed: each process does so itself, and only the path
+            is pickled.
         group: the column that names each row's group.
         columns: the model's positional arguments: a list of names is a tensor ``(rows, names)``, one name ``(rows,)``;
             a tuple holds several arguments, as in ``(["x0", "x1"], "y")``.
@@ -54,7 +56,8 @@ class Adapter:
     Raises:
         FileNotFoundError: there is no such path.
         TypeError: ``meta`` is neither, or ``columns`` neither a name, a list of names nor a tuple of these.
-        ValueError: unknown outputs, a number out of range.
+        ValueError: unknown outputs, a number out of range, a group column that has the name of a result, a guide that
+            draws its mode alone.
 
     Example:
         >>> import pyro, pyro.distributions as dist, pyarrow as pa, torch, pyrometa as pm
@@ -84,14 +87,18 @@ class Adapter:
         batch_size: int = 8192,
         seed: int = 0,
     ) -> None:
-        if not isinstance(meta, MetaSVI | str | os.PathLike):
+        if not isinstance(meta, str | os.PathLike) and not hasattr(meta, "sample_many"):
             raise TypeError(f"meta must be a MetaSVI or the path of a run, got {type(meta).__name__}")
+        if group in ("rows", "error"):
+            raise ValueError(f"the result has a column {group!r} besides the group's: rename the group column")
         check_outputs(outputs, quantiles)
         for name, count in (("draws", draws), ("batch_size", batch_size)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number from 1 up, got {count!r}")
-        self._path = None if isinstance(meta, MetaSVI) else _there(meta)
-        self._meta = meta if isinstance(meta, MetaSVI) else None
+        if draws == 1 and "sd" in outputs:
+            raise ValueError("one draw has no sd: give draws=2 or more, or outputs=('mean',)")
+        self._path = _there(meta) if isinstance(meta, str | os.PathLike) else None
+        self._meta = None if isinstance(meta, str | os.PathLike) else _with_spread(meta, outputs)
         self.group, self.columns = group, columns
         self.outputs, self.quantiles, self.sites = tuple(outputs), tuple(quantiles), sites
         self.draws, self.steps, self.batch_size, self.seed = draws, steps, batch_size, seed
@@ -103,7 +110,7 @@ class Adapter:
         if self._meta is None:
             from pyrometa.recipes.runs import load
 
-            self._meta = load(str(self._path))
+            self._meta = _with_spread(load(str(self._path)), self.outputs)
         return self._meta
 
     def __getstate__(self) -> dict[str, Any]:
@@ -137,12 +144,25 @@ class Adapter:
         errors = dict(groups.errors)
         for positions, data in groups.by_size(self.batch_size):
             for some, columns in self._posteriors(positions, data, errors):
+                self.check_names(columns, found)
                 for name, values in columns.items():
                     found.setdefault(name, values.new_full((len(groups),), torch.nan))[some] = values
         failed = np.isin(np.arange(len(groups)), list(errors))
         columns = {name: pa.array(values.numpy(), mask=failed) for name, values in found.items()}
         said = pa.array([errors.get(i) for i in range(len(groups))], pa.string())
         return pa.table({self.group: groups.names, "rows": groups.sizes, **columns, "error": said})
+
+    def check_names(self, columns: Collection[str], found: Collection[str]) -> None:
+        """Refuse columns of sites that can't stand beside others, found before.
+
+        Raises:
+            ValueError: naming the site, or the group column.
+        """
+        if self.group in columns:
+            raise ValueError(f"the result has a column {self.group!r} besides the group's: rename the group column")
+        if different := sorted({*columns} ^ {*found}) if found else []:
+            site = different[0].partition("[")[0]
+            raise ValueError(f"site {site!r} has another shape for groups of another size: leave it out by sites=")
 
     @property
     def names(self) -> list[str]:
@@ -151,11 +171,14 @@ class Adapter:
 
     def settings(self) -> dict[str, Any]:
         """All that a group's row depends on besides its data, as JSON can hold it; once the parameters are known."""
-        asked = [self.columns, self.outputs, self.quantiles, self.sites, self.draws, self.steps, self.seed]
-        learned = hashlib.sha256()
-        for name, leaf in self.meta.named_parameters():
-            learned.update(repr((name, leaf.dtype, leaf.shape)).encode() + leaf.detach().cpu().numpy().tobytes())
-        return {"group": self.group, "asked": repr(asked), "parameters": learned.hexdigest()}
+        meta, steps = self.meta, self.meta.steps if self.steps is None else self.steps
+        asked = [self.columns, self.outputs, self.quantiles, self.sites, self.draws, steps, self.seed]
+        rule = re.sub(r" at 0x[0-9a-f]+", "", repr((meta.inner, meta.noise)))
+        state = meta.state_dict()
+        held = hashlib.sha256()
+        for name, leaf in (*state["parameters"].items(), *state["constants"].items()):
+            held.update(repr((name, leaf.dtype, leaf.shape)).encode() + leaf.cpu().numpy().tobytes())
+        return {"group": self.group, "asked": repr(asked), "rule": rule, "parameters": held.hexdigest()}
 
     def _posteriors(
         self, positions: list[int], data: ModelTensors, errors: dict[int, str]
@@ -163,9 +186,12 @@ class Adapter:
         """The columns of groups of one size; those that diverge are found by halves, and noted among the errors."""
         try:
             columns = self._columns_of(data)
-        except NonFiniteError as error:
+        except (NonFiniteError, ValueError) as error:
+            reason = first_line(error) if isinstance(error, NonFiniteError) else outside_support(error)
+            if reason is None:
+                raise
             if len(positions) == 1:
-                errors[positions[0]] = first_line(error)
+                errors[positions[0]] = reason
                 return
             half = len(positions) // 2
             for part in (slice(half), slice(half, None)):
@@ -187,6 +213,22 @@ def _there(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(path)
 
 
+def _with_spread(meta: MetaSVI, outputs: Sequence[str]) -> MetaSVI:
+    """The same, unless its guide draws a mode alone and more is asked for."""
+    guide = getattr(meta, "guide", None)
+    if hasattr(guide, "laplace_approximation") and {*outputs} != {"mean"}:
+        raise ValueError(
+            f"{type(guide).__name__} draws its mode alone, which has no sd: give outputs=('mean',) for modes, or take "
+            "meta.adapt(task).laplace_approximation(*task)"
+        )
+    return meta
+
+
+def outside_support(error: ValueError) -> str | None:
+    """What a distribution says of data that it can't have made; None of another error."""
+    return next((line for line in str(error).splitlines() if "to be within the support" in line), None)
+
+
 def _part(data: ModelTensors, part: slice) -> ModelTensors:
     return tuple(x[part] for x in data) if isinstance(data, tuple) else data[part]
 
@@ -195,7 +237,7 @@ def _as_given(result: Any, table: Any) -> Any:
     """An Arrow table as the kind of table that was given."""
     package = type(table).__module__.partition(".")[0]
     if package == "pandas":
-        return result.to_pandas()
+        return result.to_pandas(integer_object_nulls=True)  # floats do not hold each integer of a group's name
     return (
         import_package("polars", "a polars DataFrame", "polars").from_arrow(result) if package == "polars" else result
     )

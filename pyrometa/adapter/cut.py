@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrometa import nest
-from pyrometa.tasks.arrow import check_group, check_names, kind_of, plain
+from pyrometa.tasks.arrow import check_group, check_names, group_keys, kind_of, plain
 from pyrometa.tasks.columns import Columns
 from pyrometa.tasks.meta_batch import ModelTensors
 from pyrometa.tasks.optional import import_package
@@ -82,7 +82,7 @@ def cut(table: Any, group: str, columns: Columns, *, strict: bool = True) -> Cut
     check_names(columns.names, table.schema, "the table")
     given, table = table, _with_numbers(table, columns.names, strict=strict)
     columns.check(table.schema, "the table")
-    encoded = plain(table.column(group)).dictionary_encode("encode")
+    encoded = group_keys(given.column(group)).dictionary_encode("encode")
     codes = np.asarray(encoded.indices, np.int64)
     sizes = np.bincount(codes, minlength=len(encoded.dictionary))
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)

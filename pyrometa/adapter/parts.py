@@ -45,6 +45,7 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._job = folder, folder / "job.json"
+        self._finished = folder.with_name(f"{folder.name}.finished")
 
     def begin(self, job: dict[str, Any]) -> None:
         """Begin a run, or go on with one.
@@ -52,6 +53,7 @@ class Parts:
         Raises:
             ValueError: what is there is another run's.
         """
+        shutil.rmtree(self._finished, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._job.exists():
             write_whole(self._job, json.dumps(job, indent=2).encode())
@@ -72,6 +74,11 @@ class Parts:
         metadata = _parquet().read_schema(files[-1]).metadata
         return Done(**json.loads(metadata[_DONE]))
 
+    def sites(self) -> list[str]:
+        """The columns of the sites; empty as long as no group was adapted."""
+        columns = (_parquet().read_schema(file).names[2:-1] for file in reversed(self._files()))
+        return next(filter(None, columns), [])
+
     def add(self, part: Any, done: Done) -> None:
         """Write another part, and how far the run is with it."""
         held = part.replace_schema_metadata({_DONE: json.dumps(asdict(done))})
@@ -85,7 +92,11 @@ class Parts:
             out: the file of results, without ``error``.
             rejected: the file of the others.
             told: the columns of these.
+
+        Raises:
+            ValueError: parts are missing, or there twice.
         """
+        self._check_complete()
         pc = import_package("pyarrow.compute", "a table", "pyrometa[tables]")
         any_rejected = self.done().rejected > 0
         if any_rejected:
@@ -93,7 +104,16 @@ class Parts:
         self._merge(out, lambda part: part.filter(pc.is_null(part["error"])).drop_columns(["error"]))
         if not any_rejected:
             rejected.unlink(missing_ok=True)
-        shutil.rmtree(self._folder)
+        self._folder.rename(self._finished)  # killed while it removes parts, a run is not gone on with from the rest
+        shutil.rmtree(self._finished)
+
+    def _check_complete(self) -> None:
+        groups, expected = sum(_parquet().read_metadata(file).num_rows for file in self._files()), self.done().groups
+        if groups != expected:
+            raise ValueError(
+                f"the parts in {self._folder} hold {groups} groups, and {expected} were adapted: two runs wrote there, "
+                "or files were removed; remove the folder and begin anew"
+            )
 
     def _merge(self, out: Path, chosen: Callable[[Any], Any]) -> None:
         pa = import_package("pyarrow", "a table", "pyrometa[tables]")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyrometa.adapter.adapter import Adapter
+from pyrometa.adapter.adapter import Adapter, outside_support
 from pyrometa.adapter.parts import Done, Parts
 from pyrometa.adapter.whole_groups import WholeGroups
 from pyrometa.tasks.parquet import Paths, find_files
@@ -51,24 +51,35 @@ def adapt_files(
     Raises:
         FileNotFoundError: no file matches.
         ColumnError: a column is missing, is of another type in another file, or the rows are not sorted by group.
-        ValueError: an interrupted run of other data or another adapter has left its parts there, or ``out`` is among
-            the data.
+        ValueError: an interrupted run of other data or another adapter has left its parts there, ``out`` is a folder
+            or among the data, these have no row, a file has changed meanwhile, or a site's shape differs from group
+            to group.
     """
     out, paths = Path(out), find_files(data)
     if out.exists() and any(out.samefile(path) for path in paths):
         raise ValueError(f"out is {str(out)!r}, which is among the data: give another file")
+    if out.is_dir():
+        raise ValueError(f"out is {str(out)!r}, which is a folder: give a file")
     source = WholeGroups(paths, adapter.group, adapter.names)
     of_rows = source.check()
+    if not of_rows:
+        raise ValueError(f"there is no row in {data}")
     _init(adapter, source)
     parts = Parts(Path(f"{out}.parts"))
-    parts.begin({"data": [_stamp(path) for path in paths], "adapter": adapter.settings()})
-    done = parts.done()
+    stamps = [_stamp(path) for path in paths]
+    parts.begin({"data": stamps, "adapter": adapter.settings()})
+    done, sites = parts.done(), parts.sites()
     for table in source.tables(adapter.batch_size, done.rows):
         part = adapter.adapted(adapter.cut(table, strict=False))
+        if here := part.column_names[2:-1]:
+            adapter.check_names(here, sites)
+            sites = here
         done = done.after(len(table), part)
         parts.add(part, done)
         if report is not None:
             report(done, of_rows)
+    if changed := [stamp[0] for stamp in stamps if _stamp(stamp[0]) != stamp]:
+        raise ValueError(f"{changed[0]} has changed while it was adapted: begin anew, without the folder {out}.parts")
     rejected = out.with_name(f"{out.name.removesuffix('.parquet')}.rejected.parquet")
     parts.merge(out, rejected, [adapter.group, "rows", "error"])
     return Adapted(done.groups - done.rejected, done.rejected, out, rejected if done.rejected else None)
@@ -77,9 +88,13 @@ def adapt_files(
 def _init(adapter: Adapter, source: WholeGroups) -> None:
     """Find the program's parameters by the first good group, before any work."""
     for table in source.tables(1):
-        for _, data in adapter.cut(table).by_size(1):
-            adapter.meta.init(data)
-            return
+        for _, data in adapter.cut(table, strict=False).by_size(1):
+            try:
+                adapter.meta.init(data)
+                return
+            except ValueError as error:
+                if outside_support(error) is None:
+                    raise
 
 
 def _stamp(path: str) -> list[Any]:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pyrometa.errors import ColumnError
-from pyrometa.tasks.arrow import check_group, check_names, plain
+from pyrometa.tasks.arrow import check_group, check_names, group_keys
 from pyrometa.tasks.optional import import_package
+from pyrometa.tasks.parquet import opened
 
 ROWS = 65536
 """Rows that are read at once."""
@@ -36,7 +39,7 @@ class WholeGroups:
         """
         rows, first = 0, None
         for path in self.paths:
-            file = _parquet().ParquetFile(path)
+            file = opened(path)
             check_group(self.group, file.schema_arrow, path)
             check_names(self.names, file.schema_arrow, path)
             types = {name: file.schema_arrow.field(name).type for name in (self.group, *self.names)}
@@ -62,10 +65,11 @@ class WholeGroups:
         held: list[Any] = []
         starts = 0  # of groups among what is held
         latest: Any = None
+        named = start > 0  # whether a row before has a group; null is sorted first or last
         for path, row, batch in self._batches(start):
-            keys = plain(batch.column(self.group))
-            firsts = self._group_starts(keys, latest, path, row)
-            latest = keys[-1]
+            keys = group_keys(batch.column(self.group))
+            firsts = self._group_starts(keys, latest, named, path, row)
+            latest, named = keys[-1], named or keys.null_count < len(keys)
             held.append(batch)
             starts += len(firsts)
             if starts > groups:  # the last group may go on
@@ -80,7 +84,7 @@ class WholeGroups:
     def _batches(self, start: int) -> Iterator[tuple[str, int, Any]]:
         """Pieces of the files with the row in its file that each begins at."""
         for path in self.paths:
-            file = _parquet().ParquetFile(path)
+            file = opened(path)
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 if start >= rows:
@@ -95,14 +99,17 @@ class WholeGroups:
                         yield path, row + skipped, batch.slice(skipped)
                     row += len(batch)
 
-    def _group_starts(self, keys: Any, latest: Any, path: str, row: int) -> list[int]:
+    def _group_starts(self, keys: Any, latest: Any, named: bool, path: str, row: int) -> list[int]:
         """Where in a piece groups begin."""
         pa = import_package("pyarrow", "a table", "pyrometa[tables]")
         pc = import_package("pyarrow.compute", "a table", "pyrometa[tables]")
         before = pa.concat_arrays([pa.array([None if latest is None else latest.as_py()], keys.type), keys[:-1]])
-        falls = pc.fill_null(pc.less(keys, before), False)
-        if pc.any(falls).as_py():
-            at = falls.index(True).as_py()
+        valid = np.array(keys.is_valid())
+        earlier = np.logical_or.accumulate([named, *valid[:-1]])
+        falls = np.array(pc.fill_null(pc.less(keys, before), False)) | (valid & earlier & np.array(before.is_null()))
+        falls[0] &= latest is not None
+        if falls.any():
+            at = int(falls.argmax())
             raise ColumnError(
                 f"row {row + at} of {path} has {self.group!r} {keys[at].as_py()!r} after {before[at].as_py()!r}: sort "
                 f"the data by {self.group!r}, over all files in the order of their names",
@@ -114,7 +121,3 @@ class WholeGroups:
         if latest is None:
             begins[0] = True
         return begins.nonzero()[0].tolist()
-
-
-def _parquet() -> Any:
-    return import_package("pyarrow.parquet", "a Parquet file", "pyrometa[tables]")

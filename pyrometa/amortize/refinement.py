@@ -72,6 +72,16 @@ class Refinement:
         return self._refining.steps
 
     @property
+    def inner(self) -> Rule:
+        """The inner rule."""
+        return self._refining.inner
+
+    @property
+    def noise(self) -> Noise:
+        """The points of its draws."""
+        return self._refining.noise
+
+    @property
     def optimizer(self) -> torch.optim.Optimizer:
         """The torch optimiser of the outer loop."""
         return self._refining.optimizer

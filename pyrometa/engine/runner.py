@@ -156,6 +156,8 @@ class Runner:
             reason = told(problem.program, error)
         except SideBySideError as error:
             reason = told(problem.program, error.raised)
+        for task in batch.tasks():  # what fails by itself as well is a task's fault, and no plan's
+            function(TaskPath(problem, task, function.order, function.unrolled_steps))
         self._plans.give_up(problem, batch, function.order)
         fall_back(self._options, reason, "run one by one")
         return None

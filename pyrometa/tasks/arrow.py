@@ -10,7 +10,17 @@ from typing import Any
 from pyrometa.errors import ColumnError, ColumnTypeError
 from pyrometa.tasks.optional import import_package
 
-__all__ = ["NULL_CURE", "check_group", "check_names", "first_null", "kind_of", "nulls", "plain", "refuse_nulls"]
+__all__ = [
+    "NULL_CURE",
+    "check_group",
+    "check_names",
+    "first_null",
+    "group_keys",
+    "kind_of",
+    "nulls",
+    "plain",
+    "refuse_nulls",
+]
 
 NULL_CURE = "drop these rows or fill them (pandas writes NaN as null)"
 
@@ -63,6 +73,13 @@ def _decoded(chunk: Any, pa: ModuleType) -> Any:
     if pa.types.is_dictionary(chunk.type):
         return _decoded(chunk.dictionary, pa).take(chunk.indices)
     return chunk.cast(pa.large_string()) if pa.types.is_string_view(chunk.type) else chunk
+
+
+def group_keys(column: Any) -> Any:
+    """An Arrow column's groups in one piece; NaN is no name, as in pandas, and comes as null."""
+    pc = import_package("pyarrow.compute", "a table", "pyrometa[tables]")
+    keys = plain(column)
+    return pc.if_else(pc.is_nan(keys), None, keys) if kind_of(keys.type) == "float" else keys
 
 
 def refuse_nulls(name: str, column: Any, where: Callable[[int], str]) -> None:

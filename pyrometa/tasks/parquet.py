@@ -16,7 +16,7 @@ from pyrometa.tasks.columns import Columns
 from pyrometa.tasks.meta_batch import ModelTensors
 from pyrometa.tasks.optional import import_package
 
-__all__ = ["ParquetParts", "Paths", "find_files"]
+__all__ = ["ParquetParts", "Paths", "find_files", "opened"]
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -76,7 +76,7 @@ class ParquetParts:
     def _file(self, path: str) -> Any:
         """A file, open; the latest one stays so, since reading the footer of a large file takes time."""
         if self._open is None or self._open[0] != path:
-            self._open = path, _opened(path)
+            self._open = path, opened(path)
         return self._open[1]
 
     def _refuse_known_nulls(self, file: Any, path: str) -> None:
@@ -112,7 +112,8 @@ def _matches(path: str) -> list[str]:
     return found
 
 
-def _opened(path: str) -> Any:
+def opened(path: str) -> Any:
+    """A Parquet file; ValueError with its name if it is none."""
     pa = import_package("pyarrow", "a Parquet file", "pyrometa[tables]")
     parquet = import_package("pyarrow.parquet", "a Parquet file", "pyrometa[tables]")
     try:

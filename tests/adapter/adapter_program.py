@@ -33,3 +33,34 @@ def task(table, user):
     rows = table.filter(pa.compute.equal(table["user"], user))
     x = np.stack([rows["x0"].to_numpy(), rows["x1"].to_numpy()], 1)
     return torch.tensor(x, dtype=torch.float32), torch.tensor(rows["y"].to_numpy(), dtype=torch.float32)
+
+
+def classes(x, y):
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", y.shape[-1]):
+        pyro.sample("y", dist.Categorical(logits=x[:, None] * w), obs=y)
+
+
+def made_classes():
+    return pm.MetaSVI(classes, AutoNormal(classes), pyro.optim.Adam({"lr": 0.01}), inner=pm.SGD(0.01), steps=2)
+
+
+def local(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def local_guide(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(0.5)) * x, 1.0))
+
+
+def made_local():
+    return pm.MetaSVI(local, local_guide, pyro.optim.Adam({"lr": 0.01}), steps=1)
+
+
+def mean_of_rows(y):
+    mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+    with pyro.plate("rows", y.shape[-1], dim=-1):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyro
 import pytest
 import torch
 from adapter_program import made_meta, made_table
+from pyro.infer.autoguide import AutoLaplaceApproximation
 
 import pyrometa as pm
 
@@ -111,6 +113,59 @@ def test_text_that_is_no_number_is_told_of_its_group():
     np.testing.assert_allclose(found["slope[0]_mean"][0], expected["slope[0]_mean"][0], rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bad", [0, 3])
+def test_data_outside_of_the_support_are_told_of_their_group(bad):
+    table = made_table([4] * 6).to_pandas().assign(y=[0, 1, 2, 1] * 6)
+    one = pm.Adapter(adapter_program.made_classes(), "user", ("x0", "y"), ("mean",))
+    expected = one(table)
+    table.loc[table.user == bad, "y"] = 7
+    fresh = pm.Adapter(adapter_program.made_classes(), "user", ("x0", "y"), ("mean",))
+    for again in (fresh, fresh, one):  # nor are the others run one by one from then on
+        found = again(table)
+        assert found["error"].notna().tolist() == [i == bad for i in range(6)]
+        assert "within the support (IntegerInterval(lower_bound=0, upper_bound=2)) of" in found["error"][bad]
+    np.testing.assert_allclose(found["w[0]_mean"].drop(bad), expected["w[0]_mean"].drop(bad), rtol=1e-4, atol=1e-6)
+    plan = one.meta.plan((torch.ones(6, 4), torch.ones(6, 4).long()))
+    assert "dense: tasks are run one by one" not in plan.values()
+
+
+def test_groups_of_text_that_are_data_too_keep_their_names():
+    table = made_table([3, 4, 3]).to_pandas()
+    table["user"] = table["user"].map({0: "1", 1: "01", 2: "a"})
+    found = pm.Adapter(made_meta(), "user", (["user", "x0"], "y"), ("mean",), draws=16)(table)
+    assert found["user"].tolist() == ["1", "01", "a"]
+    assert found["error"].isna().tolist() == [True, True, False]
+
+
+def test_large_numbers_that_name_groups_are_kept():
+    table = made_table([3, 4, 3]).to_pandas()
+    names = [2**60 + 1, 2**60 + 3, None]
+    table["user"] = pd.array([names[i] for i in table["user"]], dtype="Int64")
+    found = adapter()(table)["user"].tolist()
+    assert found == names
+
+
+def test_a_group_named_nan_is_as_one_named_null():
+    table = made_table([3, 4, 3])
+    table = table.set_column(0, "user", pa.array([[1.0, np.nan, 2.0][i] for i in table["user"].to_pylist()]))
+    assert adapter()(table)["error"].to_pylist() == [None, "the group is null: name it", None]
+
+
+@pytest.mark.parametrize("name", ["rows", "error", "slope[0]_mean"])
+def test_a_group_column_does_not_overwrite_a_result(name):
+    table = made_table([3]).rename_columns({"user": name})
+    with pytest.raises(ValueError, match=r"the result has a column .* besides the group's: rename the group column"):
+        pm.Adapter(made_meta(), name, COLUMNS)(table)
+
+
+def test_a_site_of_another_shape_for_another_group_is_named():
+    one = pm.Adapter(adapter_program.made_local(), "user", "y", ("mean",))
+    assert one(made_table([3, 3])).column_names[2:5] == ["z[0]_mean", "z[1]_mean", "z[2]_mean"]
+    with pytest.raises(ValueError, match="site 'z' has another shape for groups of another size: leave it out by"):
+        one(made_table([3, 4]))
+
+
 def test_a_table_of_bad_groups_alone():
     table = made_table([3]).to_pandas().assign(y=np.nan)
     assert adapter()(table)["error"].notna().all()
@@ -129,6 +184,7 @@ def test_pickled_it_gives_the_same():
         ({"outputs": "mean"}, r"outputs must be some of 'mean', 'sd', 'quantiles', as in \('mean', 'sd'\), got 'mean'"),
         ({"outputs": ("mode",)}, r"outputs must be some of .* got \('mode',\)"),
         ({"quantiles": (0.0, 0.5)}, "quantiles must be levels between 0 and 1"),
+        ({"draws": 1}, "one draw has no sd: give draws=2 or more"),
         ({"draws": 0}, "draws must be a whole number from 1 up, got 0"),
         ({"batch_size": 1.5}, "batch_size must be a whole number from 1 up, got 1.5"),
     ],
@@ -136,6 +192,29 @@ def test_pickled_it_gives_the_same():
 def test_bad_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         adapter(**change)
+
+
+def test_amortize_adapts_groups_to_their_exact_posteriors():
+    torch.manual_seed(0)
+    amortized = pm.Amortize(
+        adapter_program.mean_of_rows, torch.zeros(4), rows=(2, 8), features=8, rounds=2, particles=2
+    )
+    amortized.fit(2)
+    table = made_table([2, 3, 5, 5]).to_pandas()
+    one = pm.Adapter(amortized.meta, "user", "y", draws=512)
+    found, sums = one(table), table.groupby("user")["y"].sum()
+    variance = 1 / (1 / 4 + found["rows"])
+    np.testing.assert_allclose(found["mean_mean"], variance * sums, atol=5e-3)
+    np.testing.assert_allclose(found["mean_sd"], variance**0.5, rtol=0.02)
+    assert one.settings() == pickle.loads(pickle.dumps(one)).settings()
+
+
+def test_modes_alone_have_no_spread():
+    guide = AutoLaplaceApproximation(adapter_program.model)
+    meta = pm.MetaSVI(adapter_program.model, guide, pyro.optim.Adam({"lr": 0.01}), steps=1)
+    with pytest.raises(ValueError, match="AutoLaplaceApproximation draws its mode alone, which has no sd: give"):
+        pm.Adapter(meta, "user", COLUMNS)
+    assert pm.Adapter(meta, "user", COLUMNS, ("mean",))(made_table([3]))["error"].null_count == 1
 
 
 def test_what_is_no_meta_svi_is_refused():

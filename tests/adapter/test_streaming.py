@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from adapter_program import made_meta, made_table, task
+from adapter_program import made_local, made_meta, made_table, task
 
 import pyrometa as pm
 from pyrometa.adapter import adapt_files
@@ -138,10 +138,116 @@ def test_files_that_differ_are_refused(tmp_path):
         adapt_files(adapter(), data, tmp_path / "out.parquet")
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_no_group_comes_twice_around_rows_without_one(tmp_path, monkeypatch, nothing):
+    monkeypatch.setattr("pyrometa.adapter.whole_groups.ROWS", 4)
+    table = made_table([3, 3, 4])
+    kind = pa.int64() if nothing is None else pa.float64()
+    users = pa.array([1] * 3 + [nothing] * 3 + [1] * 4, kind, from_pandas=False)
+    pq.write_table(table.set_column(0, "user", users), tmp_path / "0.parquet")
+    with pytest.raises(ValueError, match=r"row 6 of .*0\.parquet has 'user' 1(\.0)? after None: sort the data"):
+        adapt_files(adapter(batch_size=1), tmp_path / "0.parquet", tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("users", [[None, None, 0, 1], [0, 1, None, None]])
+def test_rows_without_a_group_are_sorted_first_or_last(tmp_path, monkeypatch, users):
+    monkeypatch.setattr("pyrometa.adapter.whole_groups.ROWS", 2)
+    table = made_table([3, 3, 3, 3])
+    users = pa.array([users[i] for i in table["user"].to_pylist()], pa.int64())
+    data = write(tmp_path, table.set_column(0, "user", users), [5])
+    result = adapt_files(adapter(batch_size=1), data, tmp_path / "out.parquet")
+    assert (result.groups, result.rejected) == (2, 1)
+    assert pq.read_table(tmp_path / "out.rejected.parquet")["rows"].to_pylist() == [6]
+
+
 def test_out_is_none_of_the_data(tmp_path):
     data = write(tmp_path, made_table(SIZES), [])
     with pytest.raises(ValueError, match="which is among the data: give another file"):
         adapt_files(adapter(), data, tmp_path / "0.parquet")
+
+
+def test_what_is_no_file_or_has_no_row_is_refused_at_once(tmp_path):
+    table = made_table(SIZES)
+    data = write(tmp_path, table, [])
+    with pytest.raises(ValueError, match="which is a folder: give a file"):
+        adapt_files(adapter(), data, tmp_path)
+    with pytest.raises(ValueError, match=r"there is no row in "):
+        adapt_files(adapter(), write(tmp_path, table.slice(0, 0), []), tmp_path / "out.parquet")
+    (tmp_path / "0.parquet").write_bytes(b"?" * 100)
+    with pytest.raises(ValueError, match=r"0\.parquet is no Parquet file"):
+        adapt_files(adapter(), data, tmp_path / "out.parquet")
+
+
+def stopped(one, data, out, after=1):
+    seen = []
+
+    def report(now, rows):
+        seen.append(now)
+        if len(seen) == after:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        adapt_files(one, data, out, report=report)
+
+
+@pytest.mark.parametrize("change", [{"steps": 4}, {"inner": pm.SGD(0.02)}, {"frozen": 2.0}])
+def test_parts_by_another_rule_or_constant_are_refused(tmp_path, change):
+    data, out = write(tmp_path, made_table(SIZES), []), tmp_path / "out.parquet"
+    one = adapter()
+    one.meta.init(tuple(x[None] for x in task(made_table([4]), 0)))
+    leaf = next(iter(dict(one.meta.named_parameters()).values())).requires_grad_(False)
+    stopped(one, data, out)
+    if "frozen" in change:
+        leaf.fill_(change["frozen"])
+    else:
+        vars(one.meta).update(change)
+    with pytest.raises(ValueError, match="holds parts of a run that was interrupted, of other data, another adapter"):
+        adapt_files(one, data, out)
+
+
+def test_killed_while_it_removes_its_parts_it_keeps_the_results(tmp_path, monkeypatch):
+    table = made_table(SIZES)
+    data, out = write(tmp_path, table, [7]), tmp_path / "out.parquet"
+
+    def killed(folder, ignore_errors=False):
+        if not ignore_errors:
+            min(folder.glob("part-*")).unlink()
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyrometa.adapter.parts.shutil.rmtree", killed)
+        with pytest.raises(Stopped):
+            adapt_files(adapter(), data, out)
+    assert_same(pq.read_table(out), expected(table))
+    adapt_files(adapter(), data, out)
+    assert_same(pq.read_table(out), expected(table))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_that_changes_meanwhile_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrometa.adapter.whole_groups.ROWS", 4)
+    data, out = write(tmp_path, made_table(SIZES), [7]), tmp_path / "out.parquet"
+    with pytest.raises(ValueError, match=r"1\.parquet has changed while it was adapted: begin anew, without the"):
+        adapt_files(adapter(), data, out, report=lambda now, rows: (tmp_path / "1.parquet").touch())
+    assert not out.exists()
+
+
+def test_a_part_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrometa.adapter.whole_groups.ROWS", 4)
+    data, out = write(tmp_path, made_table(SIZES), []), tmp_path / "out.parquet"
+    stopped(adapter(), data, out, after=2)
+    min(tmp_path.glob("*.parts/part-*")).unlink()
+    with pytest.raises(ValueError, match=r"hold \d groups, and 8 were adapted: two runs wrote there"):
+        adapt_files(adapter(), data, out)
+    assert not out.exists()
+
+
+def test_a_site_of_another_shape_in_another_part_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyrometa.adapter.whole_groups.ROWS", 3)
+    data = write(tmp_path, made_table([3, 3, 3, 4]), [])
+    one = pm.Adapter(made_local(), "user", "y", ("mean",), batch_size=1)
+    with pytest.raises(ValueError, match="site 'z' has another shape for groups of another size"):
+        adapt_files(one, data, tmp_path / "out.parquet")
 
 
 KILLED = """
