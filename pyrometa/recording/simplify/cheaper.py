@@ -11,13 +11,8 @@ from torch.fx import Node
 from pyrometa.recording.simplify.known import KnownValues, is_number
 
 _aten = torch.ops.aten
-_ADD, _SUB, _MUL, _DIV, _NEG = (
-    _aten.add.Tensor,
-    _aten.sub.Tensor,
-    _aten.mul.Tensor,
-    _aten.div.Tensor,
-    _aten.neg.default,
-)
+_ADD, _SUB, _MUL, _DIV = _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor
+_NEG, _POW = _aten.neg.default, _aten.pow.Tensor_Scalar
 
 
 class Operation(NamedTuple):
@@ -32,7 +27,7 @@ def cheaper(target: Any, known: KnownValues, args: Sequence[Any], kwargs: Any) -
 
     A difference for a negated term, a number for a constant full of it, one factor for two numbers in a row, nothing at
     all for a power of zero, as the second derivative of a square has it; and of two operations in a row, the one on
-    fewer elements first.
+    fewer elements first, where no digits can be lost by it.
     """
     rule = None if kwargs else _RULES.get(target)
     return None if rule is None else rule(known, *args)
@@ -55,13 +50,27 @@ def _difference(known: KnownValues, x: Any, y: Any) -> Operation | None:
 
 
 def _shifted(known: KnownValues, x: Any, number: Any) -> Operation | None:
-    """The sum of a number and a sum of which one part is smaller: to that part it is added with less work."""
+    """A normal log density's constant with the logarithm of its scale, where that is smaller than the square.
+
+    Of no other sum: where its parts cancel, as in ``x - x.min() + 0.01``, the number is lost in the rounding of one.
+    """
     if not (isinstance(number, float) and isinstance(x, Node) and x.target in (_ADD, _SUB)) or x.kwargs:
         return None
     large, small = x.args
     if not (isinstance(large, Node) and isinstance(small, Node) and _is_smaller(known, small, large)):
         return None
+    if not _is_square_below_zero(large):
+        return None
     return Operation(x.target, (large, Operation(_ADD, (small, number if x.target is _ADD else -number))))
+
+
+def _is_square_below_zero(x: Node) -> bool:
+    """Whether it is a square over what is negated, which :func:`_quotient` makes of a normal log density's."""
+    if x.target is not _DIV:
+        return False
+    square, below = x.args
+    is_square = isinstance(square, Node) and square.target is _POW and square.args[1] in (2, 2.0)
+    return is_square and isinstance(below, Node) and below.target is _NEG
 
 
 def _quotient(known: KnownValues, x: Any, y: Any) -> Operation | None:
@@ -90,7 +99,7 @@ def _product(known: KnownValues, x: Any, y: Any) -> Operation | None:
         if number is None or (isinstance(factor, Node) and not _is_like(known, factor, other)):
             continue
         before = _scaled(known, other)
-        if before is not None:
+        if before is not None and _is_in_range(known, other, before[1] * number):
             return _times(before[0], before[1] * number)
         return Operation(_MUL, (other, number)) if isinstance(factor, Node) else None
     if isinstance(x, Node) and isinstance(y, Node):
@@ -111,6 +120,12 @@ def _power(known: KnownValues, x: Node, exponent: float) -> Operation | None:
 
 def _expanded(known: KnownValues, x: Node, shape: Sequence[int]) -> Operation | None:
     return Operation(_aten.expand.default, (x.args[0], shape)) if x.target is _aten.expand.default else None
+
+
+def _is_in_range(known: KnownValues, x: Node, number: float) -> bool:
+    """Whether two factors are one that the dtype holds to all its digits."""
+    info = torch.finfo(known[x].like.dtype)
+    return info.tiny <= abs(number) <= info.max
 
 
 def _times(x: Node, number: float) -> Operation:
@@ -151,6 +166,6 @@ _RULES: dict[Any, Callable[..., Operation | None]] = {
     _aten.mul.Scalar: lambda known, x, number: Operation(_MUL, (x, number)),
     _DIV: _quotient,
     _NEG: _negative,
-    _aten.pow.Tensor_Scalar: _power,
+    _POW: _power,
     _aten.expand.default: _expanded,
 }
