@@ -143,12 +143,14 @@ class RowsByLoss:
         rows = rows + 0.1 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(7)).to(rows)
         here = RowSurface.at(self._evaluated, rows)
         here.hessian()
-        once = torch.ones_like(rows[:, 0])
-        summed = grad(lambda at: grad(self._evaluated, 1)(at, once).sum())(rows)
-        if not torch.allclose(summed, here.slope, 1e-3, 1e-3 * here.slope.detach().abs().max().item()):
+        once, times = torch.ones_like(rows[:, 0]), torch.linspace(0.5, 1.5, len(rows)).to(rows)
+        summed = grad(lambda at: grad(self._evaluated, 1)(at, once) @ times)(rows)
+        expected = times[:, None] * here.slope  # as no row's loss has another row in it
+        if not torch.allclose(summed, expected, 1e-3, 1e-3 * here.slope.detach().abs().max().item()):
             raise ValueError(
                 f"loss: {type(self._rule).__name__} chooses each datum's step by its own loss, and this loss is no sum "
-                "over data, each by the scale of its sites: give Trace_ELBO() or TraceMeanField_ELBO()"
+                "over data, each by the scale of its sites in the data's plate: give Trace_ELBO() or "
+                "TraceMeanField_ELBO(), and keep each datum's sites at its place in the plate"
             )
 
     def moved(self, proposal: Mapping[str, Tensor], learned: Mapping[str, Tensor], step: int) -> Params:

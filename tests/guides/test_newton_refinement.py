@@ -211,6 +211,17 @@ def test_a_loss_that_is_no_sum_over_data_is_refused(loss):
         semi(Net(), 1, loss=loss)(rows())
 
 
+def test_a_loss_that_counts_a_datum_in_the_place_of_another_is_refused():
+    def backwards(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+        with pyro.plate("backwards", len(x)):
+            pyro.sample("x", dist.Normal(z.flip(-1), 1.0), obs=x[:, 0])
+
+    with pytest.raises(ValueError, match="keep each datum's sites at its place in the plate"):
+        SemiAmortizedGuide(AmortizedGuide(backwards, lambda x: x), 1, pm.Newton(), loss=elbo())(rows())
+
+
 def test_more_numbers_of_a_datum_than_max_dim_are_refused():
     with pytest.raises(ValueError, match=r"4 numbers of a datum are refined.*max_dim=3.* give a larger max_dim"):
         semi(Net(), 1, pm.Newton(max_dim=3))(rows())
