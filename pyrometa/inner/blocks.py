@@ -18,10 +18,12 @@ class Blocks:
     """Which numbers of a task are an element's own, element by element of a plate.
 
     That a Hessian is no more than blocks and a border is shown anew at every step, for each task, by one product with
-    an arbitrary vector. The first task that shows more ends it: its step and all later ones are taken by whole
-    Hessians. A recording, which can't look, has a NaN in the place of such a task's step; so it is run again, seen.
-    Not shown is the Hessian's derivative: a coupling that first data lack and that is zero, but not its derivative,
-    just where another task's step is taken, is missing from a meta-gradient through that step.
+    an arbitrary vector. Up to ``max_dim`` numbers the first task that shows more ends it: its step and all later ones
+    are taken by whole Hessians, which are the same matrices; beyond, each task that shows more takes its step without
+    blocks, and no other task's step depends on it. A recording, which can't look, has a NaN in the place of such a
+    task's step; so it is run again, seen. Not shown is the Hessian's derivative: a coupling that first data lack and
+    that is zero, but not its derivative, just where another task's step is taken, is missing from a meta-gradient
+    through that step.
 
     Attributes:
         elements: for each adapted parameter, the element of each of its numbers.
@@ -33,7 +35,7 @@ class Blocks:
     _arrows: dict[tuple[str, ...], Arrow] = field(default_factory=dict, repr=False)
 
     def curvature(self, here: RowLosses, max_dim: int) -> Curvature | None:
-        """The Hessians by few products; None where blocks save none, or do not hold.
+        """The Hessians by few products, NaN for a task of which they hide something; None where blocks save none.
 
         Args:
             here: the tasks' losses.
@@ -44,7 +46,7 @@ class Blocks:
             return None
         products = here.products(_of_each(arrow, here))
         apart = arrow.is_apart(products)
-        if here.seen and apart.any():
+        if here.seen and arrow.size <= max_dim and apart.any():
             self.hold = False
             return None
         products = torch.where(apart[:, None], torch.nan, products)

@@ -102,6 +102,35 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Either:
+    """Of some tasks one curvature, of the others another.
+
+    Attributes:
+        first: which tasks have the one, shape ``(tasks,)``.
+        one: that of these.
+        other: that of all others.
+    """
+
+    first: Tensor
+    one: Curvature
+    other: Curvature
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of each task's entries."""
+        return torch.where(self.first, self.one.total, self.other.total)
+
+    def divided(self, slope: Tensor, damping: Tensor) -> Tensor:
+        """Steps for several dampings."""
+        return torch.where(self.first[:, None], self.one.divided(slope, damping), self.other.divided(slope, damping))
+
+    def step(self, slope: Tensor, damping: Tensor, taken: Tensor) -> Tensor:
+        """A step, with its derivative by the damping."""
+        one, other = (some.step(slope, damping, taken) for some in (self.one, self.other))
+        return torch.where(self.first[:, None], one, other)
+
+
+@dataclass(frozen=True)
 class InBlocks:
     r"""Hessians that are an arrow, which count as constant, by the eigenvalues of each block and of what is left over.
 

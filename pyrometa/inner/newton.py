@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.inner.blocks import Blocks
-from pyrometa.inner.curvature import Curvature, Whole, Within
+from pyrometa.inner.curvature import Curvature, Either, InBlocks, Whole, Within
 from pyrometa.inner.krylov import krylov
 from pyrometa.inner.ranges import check_count, check_positive
 from pyrometa.inner.surface import RowLosses
@@ -53,7 +53,7 @@ class Newton:
     block an element with a border of the G numbers that all share. So D + G products are enough where an element has
     D, however many elements there are. Which numbers these are is read off the program on first data, names do not
     count, and one product more shows at every step, for each task, that there is nothing else: where there is, all
-    steps from then on are dense.
+    steps from then on are dense, or beyond ``max_dim`` this task's step is.
 
     Args:
         damping: the damping :math:`\delta`, relative to the largest curvature; 0 for plain Newton steps.
@@ -138,11 +138,16 @@ class Newton:
         return torch.where(_is_finite(here, curvature), here.rows - way, math.nan)
 
     def _curvature(self, here: RowLosses) -> Curvature:
-        """The Hessians by way of blocks, where they have any; else whole, or in some directions."""
+        """The Hessians by way of blocks, where they have any, for the tasks that are no more than these."""
         if self._blocks is not None:
             found = self._blocks.curvature(here, self.max_dim)
             if found is not None:
-                return found
+                hidden = isinstance(found, InBlocks) and here.seen and found.total.isnan().any()
+                return Either(found.total.isnan(), self._without_blocks(here), found) if hidden else found
+        return self._without_blocks(here)
+
+    def _without_blocks(self, here: RowLosses) -> Curvature:
+        """The Hessians whole, or in some directions."""
         if here.slope.shape[1] <= self.max_dim:
             return Whole.of(here.hessian(), exact=here.exact)
         basis, hessian = krylov(here, _PRODUCTS)
