@@ -60,7 +60,8 @@ class MetaSVI(Adapting, Saved):
         noise: the points at which an ELBO takes its particles' noise. Default ``Noise()``, random ones.
 
     Attributes:
-        processes: those that share each meta-batch; set ``pm.Processes.of_group()`` in a loop of your own.
+        processes: those that share each meta-batch. ``pm.Trainer`` sets it, and checks that they agree; in a loop of
+            your own set ``pm.Processes.of_group()``, and give all of them the same parameters, data and seed.
 
     Raises:
         TypeError: an argument of the wrong kind; the message says what to give.

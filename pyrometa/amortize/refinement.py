@@ -63,6 +63,7 @@ class Refinement:
         optim = PyroOptim(torch.optim.Adam, _outer)
         proposing = _ProposingGuide(guide.amortized)
         self._proposing = MetaSVI(model, proposing, optim, _minus, inner=SGD(1.0), steps=1, **options)
+        self._loads = False
         options |= {"inner": inner, "steps": steps, "noise": noise, "reduction": "mean"}
         self._refining = MetaSVI(_WithoutProposal(model), _MovedGuide(guide.amortized), optim, loss, **options)
 
@@ -141,6 +142,7 @@ class Refinement:
     def load(self, path: str | os.PathLike[str]) -> None:
         """As :meth:`MetaSVI.load <pyrometa.MetaSVI.load>`."""
         self._refining.load(path)
+        self._loads = True
 
     def _pair(self, support: Tasks, query: Tasks | None) -> tuple[Any, Any]:
         """Support and query sets, with the support set's proposals behind both."""
@@ -152,6 +154,9 @@ class Refinement:
 
     def _proposals(self, tasks: Tasks) -> list[Proposal]:
         """By one step of gradient descent at rate one, on minus the proposal's inner product with zeros that adapt."""
+        if self._loads:  # before first data a checkpoint waits for them, and it holds the encoder that proposes
+            self._loads = False
+            self._refining.init(self._given(tasks))
         with torch.random.fork_rng():  # the proposals are drawn from, and the draws have no part in the step
             guides = self._proposing.adapt_many(tasks)
         return [Proposal({name: x.detach() for name, x in guide.adapted.by_name().items()}) for guide in guides]

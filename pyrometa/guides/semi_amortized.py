@@ -68,7 +68,7 @@ class SemiAmortizedGuide(PyroModule):
             sites of the model.
         steps: number of steps K.
         rule: the inner rule. Default ``SGD(lr=1e-2)``. ``Newton()`` asks for data that do not depend on each other, all
-            sites in the same plates, and a Pyro ELBO.
+            sites in the same plates, and a Pyro ELBO of some 32 particles or more: of one, it fits that draw.
         model: the Pyro model; None for ``guide.model``.
         loss: a Pyro ELBO that is refined by, or a function of ``(model, guide, *args, **kwargs)`` to a scalar
             tensor. Default ``TraceMeanField_ELBO()``, or ``Trace_ELBO()`` where the guide transforms its draws.

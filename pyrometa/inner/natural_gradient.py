@@ -56,8 +56,9 @@ class NaturalGradient:
     .. math:: \phi_{k+1} = \phi_k + J^\top (J J^\top)^{-1} (\eta_{k+1} - \eta_k), \qquad J = \nabla_\phi \, \eta
 
     which to first order is by the Fisher matrix of :math:`\phi`, pulled back through the guide. So rate 1 is exact
-    there too. Such rates have the names ``<site>.loc`` and ``<site>.scale`` or ``<site>.tril``. Of several layers that
-    adapt the last is moved so, and the others are for ``others``.
+    there too. That they are linear is seen once, near the first task's numbers. Such rates have the names
+    ``<site>.loc`` and ``<site>.scale`` or ``<site>.tril``. Of several layers that adapt the last is moved so, and the
+    others are for ``others``.
 
     An ``AutoLowRankMultivariateNormal`` moves along the natural gradient of its scale s and factor W, from a Fisher
     matrix in closed form; eigenvalues below a thousandth of the mean count for little, as turns of W change nothing
