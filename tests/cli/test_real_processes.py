@@ -30,7 +30,9 @@ def wait_for_checkpoint(folder, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_ends_with_its_code_and_says_how_to_go_on(folder, number, code):
     settings = ["--set", "trainer.max_steps=100000", "--set", "trainer.checkpoint_every=1"]
     process = started([*TRAIN, *settings], folder)

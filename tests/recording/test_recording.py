@@ -61,8 +61,19 @@ def test_steps_ranks_and_orders(first_order, low_rank, steps):
     assert_same(modules(), pm.Engine(record=True, low_rank=low_rank), steps=steps, meta_gradient=gradient)
 
 
-@pytest.mark.parametrize("learn", ["rate", "layer", "layer_step", "parameter"])
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize(
+    ("elbo", "learn"),
+    [
+        (Trace_ELBO, "rate"),
+        (TraceMeanField_ELBO, "layer"),
+        (Trace_ELBO, "layer_step"),
+        (TraceMeanField_ELBO, "parameter"),
+        pytest.param(TraceMeanField_ELBO, "rate", marks=pytest.mark.slow),
+        pytest.param(Trace_ELBO, "layer", marks=pytest.mark.slow),
+        pytest.param(TraceMeanField_ELBO, "layer_step", marks=pytest.mark.slow),
+        pytest.param(Trace_ELBO, "parameter", marks=pytest.mark.slow),
+    ],
+)
 def test_rules_and_losses(elbo, learn):
     assert_same(modules(), loss=elbo(num_particles=2), inner=pm.SGD(0.02, learn=learn), reduction="mean")
 
@@ -193,8 +204,11 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("record", [True, "auto"])
-@pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
+QUICK = [(change, "auto") for change in CHANGES] + [(change_attribute, True), (change_buffer_in_place, True)]
+SLOW = [pytest.param(change, True, marks=pytest.mark.slow) for change in CHANGES if (change, True) not in QUICK]
+
+
+@pytest.mark.parametrize(("change", "record"), QUICK + SLOW, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_no_recording_is_replayed_when_it_is_stale(change, record, monkeypatch):
     monkeypatch.setattr(recordings, "_PATIENCE", 1)
     monkeypatch.setitem(GLOBAL, "weight", 1.0)

@@ -51,6 +51,7 @@ def test_resumed_after_any_step_it_ends_with_the_same_bits(tmp_path):
     check_resumed(tmp_path, range(1, STEPS + 1), engine="loop")
 
 
+@pytest.mark.slow
 def test_a_recorded_run_ends_with_the_same_bits(tmp_path):
     check_resumed(tmp_path, (3,), engine="recorded", validate_every=6)
 
