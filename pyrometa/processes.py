@@ -97,14 +97,6 @@ class Processes:
             for tensor, part in zip(some, flat.split([tensor.numel() for tensor in some]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
-    def take_over(self, tensors: Sequence[Tensor]) -> None:
-        """Make each tensor that of process 0, in place."""
-        if self.count > 1:
-            for tensor in tensors:
-                whole = tensor.detach().contiguous()
-                distributed.broadcast(whole, 0)
-                tensor.detach().copy_(whole)
-
     def check_alike(self, what: str, number: float, cure: str) -> None:
         """Refuse to go on where processes that should agree do not.
 

@@ -26,9 +26,7 @@ class BatchedNoise(ReplayNoise):
 
     def fill(self, target: Tensor, value: Tensor) -> Tensor:
         """The value itself, as a new tensor; the target holds NaN from then on."""
-        if target.is_floating_point():
-            target.fill_(math.nan)
-        return value.to(target.dtype)
+        return filled_beside(target, value)
 
     def from_stream(self, func: Any, given: Sequence[Tensor], seed: Tensor) -> Tensor:
         """A draw for each task from its own stream."""
@@ -47,6 +45,13 @@ class BatchedNoise(ReplayNoise):
     def fresh(self, draw: Draw) -> Tensor:
         """A draw for each task."""
         return _FRESH[draw.kind](draw.shape, dtype=draw.dtype, device=draw.device)
+
+
+def filled_beside(target: Tensor, value: Tensor) -> Tensor:
+    """What an in-place draw of many tasks returns, in the place of a target that all of them share."""
+    if target.is_floating_point():
+        target.fill_(math.nan)
+    return value.to(target.dtype)
 
 
 def _any_seed(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:

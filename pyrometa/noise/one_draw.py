@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from pyrometa.internals import is_functorch_wrapped_tensor
+from pyrometa.noise.batched_noise import filled_beside
 from pyrometa.noise.draws import Draw
 from pyrometa.noise.replay import NoiseMode
 from pyrometa.noise.streams import drawn_for_each_task, drawn_from_stream
@@ -43,8 +43,7 @@ class OneDraw(NoiseMode):
         """As within a task alone; side by side, as :class:`BatchedNoise` does."""
         if not is_functorch_wrapped_tensor(value):
             return super().fill(target, value)
-        target.fill_(math.nan)
-        return value.to(target.dtype)
+        return filled_beside(target, value)
 
     def from_stream(self, func: Any, given: Sequence[Tensor], seed: Tensor) -> Tensor:
         """Of the task, or of each task."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.transforms import LowerCholeskyAffine
 from torch import Tensor
 from torch.distributions import AffineTransform, LowRankMultivariateNormal, MultivariateNormal, Normal, Transform
@@ -16,7 +15,6 @@ from torch.distributions import AffineTransform, LowRankMultivariateNormal, Mult
 from pyrometa.elbos.wrapped_distributions import layers
 from pyrometa.noise.still import StillNoise
 from pyrometa.program.program import Program
-from pyrometa.program.traces import latents
 from pyrometa.types import Data, Params
 
 
@@ -60,14 +58,6 @@ def names_of(site: str, *, full: bool) -> tuple[str, str]:
     return f"{site}.loc", f"{site}.tril" if full else f"{site}.scale"
 
 
-def latents_of_guide(program: Program, params: Mapping[str, Tensor], data: Data) -> dict[str, Any]:
-    """The latent sites of a run of the guide on some data; it draws from the global generator."""
-    with program.using(params):
-        taken = program.given.for_program(data)
-        trace = poutine.trace(program.conditioned(data)).get_trace(*taken.args, **taken.kwargs)
-        return latents(trace)
-
-
 def shown(program: Program, params: Mapping[str, Tensor], data: Data, sites: Mapping[str, Transform]) -> Params:
     """Means and unconstrained scales of Gaussian sites that depend on no draw.
 
@@ -88,7 +78,7 @@ def still_gaussians(
 ) -> list[GaussianSite]:
     """The Gaussians of some sites as they are, not what a transform makes of them, where nothing is drawn."""
     with StillNoise(params.values()), pyro.validation_enabled(False):
-        found = latents_of_guide(program, params, data)
+        found = program.latents_of_guide(params, data)
         gaussians = [_untransformed(name, found[name]) for name in names]
     return [gaussian for gaussian in gaussians if gaussian is not None]
 

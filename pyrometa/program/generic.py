@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pyrometa.atomic.interrupts import check_interrupt
-from pyrometa.program.gaussian_sites import latents_of_guide
 from pyrometa.program.program import Program
 from pyrometa.types import Data, Params
 
@@ -34,10 +33,10 @@ def latents_here_and_elsewhere(program: Program, values: Params, data: Data) -> 
     A guide that refuses the other data shows no sites there.
     """
     with torch.random.fork_rng():
-        here = latents_of_guide(program, values, data)
+        here = program.latents_of_guide(values, data)
     try:
         with torch.random.fork_rng():
-            return here, latents_of_guide(program, values, _elsewhere(data))
+            return here, program.latents_of_guide(values, _elsewhere(data))
     except Exception as error:  # whatever a program raises on data that it was not given
         check_interrupt(error)
         return here, {}

@@ -153,13 +153,17 @@ class Program:
         with pyro.validation_enabled(False):
             return self._evaluate(objective, params, data, mode.expecting(self._tapes.kinds), constrained, support)
 
+    def latents_of_guide(self, params: Mapping[str, Tensor], data: Data) -> dict[str, Any]:
+        """The latent sites of a run of the guide on some data; it draws from the global generator."""
+        with self.using(params):
+            taken = self.given.for_program(data)
+            return latents(poutine.trace(self.conditioned(data)).get_trace(*taken.args, **taken.kwargs))
+
     @torch.no_grad()
     def sampled(self, params: Mapping[str, Tensor], data: Data, mode: AbstractContextManager[Any]) -> dict[str, Tensor]:
         """What the guide draws of its latent sites, under a mode that answers its draws."""
-        data = self.given.for_program(data)
-        with pyro.validation_enabled(False), self.using(params), mode:
-            trace = poutine.trace(self.conditioned(data)).get_trace(*data.args, **data.kwargs)
-        sites = latents(trace).items()
+        with pyro.validation_enabled(False), mode:
+            sites = self.latents_of_guide(params, data).items()
         return {name: site["value"] for name, site in sites if not site["infer"].get("is_auxiliary")}
 
     def refuses_batches(self) -> str | None:

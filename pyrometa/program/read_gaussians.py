@@ -18,7 +18,6 @@ from pyrometa.program.autograd_graph import leaf_ids
 from pyrometa.program.gaussian_sites import (
     GaussianSite,
     gaussian_sites,
-    latents_of_guide,
     names_of,
     shown,
     still_gaussians,
@@ -67,7 +66,7 @@ class _Lines:
     def reached(self, explained: Collection[str]) -> dict[str, list[str]]:
         """The Gaussian sites outside of plates that each parameter reaches, of those that reach nothing else."""
         with torch.random.fork_rng(), _CutDraws():
-            latents = latents_of_guide(self.program, self.values, self.data)
+            latents = self.program.latents_of_guide(self.values, self.data)
         drawn = {g.name: g for g in gaussian_sites(latents) if not (g.in_plate or g.moved or g.low_rank is not None)}
         drawn = {name: g for name, g in drawn.items() if name not in explained}
         if not drawn:
