@@ -6,12 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.adapter.cut import CutTable, cut
 from pyrometa.adapter.summaries import check_outputs, columns_of
 from pyrometa.errors import NonFiniteError, first_line
@@ -195,7 +197,7 @@ class Adapter:
                 return
             half = len(positions) // 2
             for part in (slice(half), slice(half, None)):
-                yield from self._posteriors(positions[part], _part(data, part), errors)
+                yield from self._posteriors(positions[part], nest.mapped(itemgetter(part), data), errors)
             return
         finite = torch.stack([values.isfinite() for values in columns.values()]).all(0)
         errors.update({positions[i]: "the posterior is not finite" for i in (~finite).nonzero().flatten().tolist()})
@@ -227,10 +229,6 @@ def _with_spread(meta: MetaSVI, outputs: Sequence[str]) -> MetaSVI:
 def outside_support(error: ValueError) -> str | None:
     """What a distribution says of data that it can't have made; None of another error."""
     return next((line for line in str(error).splitlines() if "to be within the support" in line), None)
-
-
-def _part(data: ModelTensors, part: slice) -> ModelTensors:
-    return tuple(x[part] for x in data) if isinstance(data, tuple) else data[part]
 
 
 def _as_given(result: Any, table: Any) -> Any:

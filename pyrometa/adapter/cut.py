@@ -54,16 +54,12 @@ class CutTable:
             alike = np.flatnonzero(good & (self.sizes == size))
             for start in range(0, len(alike), most):
                 some = alike[start : start + most]
-                rows = self._order[
-                    torch.from_numpy(self._starts[some])[:, None] + torch.arange(int(size), device="cpu")
-                ]
-                data = self._data
-                yield some.tolist(), _at(rows, data)
+                rows = self._order[torch.from_numpy(self._starts[some, None] + np.arange(size))]
+                yield some.tolist(), self._at(rows)
 
-
-def _at(rows: Tensor, data: ModelTensors) -> ModelTensors:
-    """Some rows of the data, on torch's default device."""
-    return nest.mapped(lambda column: column[rows].to(torch.get_default_device()), data)
+    def _at(self, rows: Tensor) -> ModelTensors:
+        """Some rows of the data, on torch's default device."""
+        return nest.mapped(lambda column: column[rows].to(torch.get_default_device()), self._data)
 
 
 def cut(table: Any, group: str, columns: Columns, *, strict: bool = True) -> CutTable:

@@ -84,13 +84,12 @@ class WholeGroups:
     def _batches(self, start: int) -> Iterator[tuple[str, int, Any]]:
         """Pieces of the files with the row in its file that each begins at."""
         for path in self.paths:
-            file = opened(path)
+            file, row = opened(path), 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 if start >= rows:
-                    start -= rows
+                    start, row = start - rows, row + rows
                     continue
-                row = sum(file.metadata.row_group(i).num_rows for i in range(number))
                 columns = list(dict.fromkeys((self.group, *self.names)))
                 for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
                     skipped = min(start, len(batch))

@@ -28,6 +28,7 @@ def on_device(device: str | None) -> Iterator[None]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=device).item()
+    # how torch says that there is no such device, that it was not built for it, or that it computes nothing there
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"--device {device} can't be used: {reason}") from None

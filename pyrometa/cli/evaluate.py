@@ -11,12 +11,9 @@ import typer
 from torch import Tensor
 
 from pyrometa.cli.devices import moved, on_device
-from pyrometa.metasvi import MetaSVI
 from pyrometa.recipes import Sources, program, read, sources, stored_run, trainer
 from pyrometa.recipes.recipe import NAME
-from pyrometa.train.pairs import Pair
-from pyrometa.train.seeded import seeded
-from pyrometa.train.validation import meta_batches
+from pyrometa.train.validation import meta_batches, query_losses
 
 
 def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None) -> None:
@@ -34,15 +31,9 @@ def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None)
         meta = program(recipe)
         meta.load(found.checkpoint)
         batches = list(meta_batches(moved(tasks, device), made.meta_batch, made.seed)(0))
-        losses = _losses(meta, batches, made.seed)
+        losses = query_losses(meta, batches, made.seed).cpu()
     typer.echo(f"{found.checkpoint.stem} of {found.folder}: {losses.shape[1]} {split} tasks")
     typer.echo(_table(losses))
-
-
-def _losses(meta: MetaSVI, batches: Sequence[Pair], seed: int) -> Tensor:
-    """Shape ``(steps + 1, tasks)``, on the noise that the trainer validates on."""
-    with seeded(seed):
-        return torch.cat([meta.evaluate(support, query).double().cpu() for support, query in batches], dim=1)
 
 
 def _table(losses: Tensor) -> str:

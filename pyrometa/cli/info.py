@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pyrometa.recipes import Recipe, StoredRun, stored_run
-from pyrometa.saving import read
+from pyrometa.saving import META, read
 from pyrometa.saving.frame import about
-from pyrometa.train.folder import KIND, Folder
+from pyrometa.train.folder import Folder
 
 
 def told_of(run: Path) -> str:
     """What is in a run, read from its files alone: nothing of the program is imported."""
     found = stored_run(run)
-    state = read(found.checkpoint, kind=KIND)
+    state = read(found.checkpoint, kind=META)
     pairs = [*_of_run(found, state), *_of_file(found.checkpoint)]
     lines = [f"{name:<12} {value}" for name, value in pairs]
     return "\n".join([*lines, "", *_parameters(state["parameters"])])

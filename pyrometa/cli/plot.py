@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from pyrometa.recipes import stored_run
-from pyrometa.saving import read
-from pyrometa.saving.whole_files import write_whole
-from pyrometa.train.curves import curves
-from pyrometa.train.folder import KIND, Folder
+from pyrometa.saving import META, read
+from pyrometa.train import curves
+from pyrometa.train.folder import Folder
 
 
 def draw(run: Path, out: Path | None) -> Path:
@@ -20,9 +18,7 @@ def draw(run: Path, out: Path | None) -> Path:
     """
     found = stored_run(run)
     checkpoint = Folder(found.folder).steps()[-1] if run.is_dir() else found.checkpoint
-    history = read(checkpoint, kind=KIND)["run"]["state"]["history"]
-    image = io.BytesIO()
-    curves(history).savefig(image, format="png", dpi=120)
+    history = read(checkpoint, kind=META)["run"]["state"]["history"]
     path = found.folder / "curves.png" if out is None else out
-    write_whole(path, image.getvalue())
+    curves.draw(history, path)
     return path

@@ -9,9 +9,7 @@ from typing import Any
 from pyrometa.atomic.exclusive import exclusive
 from pyrometa.learner.beginning import Beginning
 from pyrometa.learner.learner import Checkpoint, Learner
-from pyrometa.saving import read, write
-
-KIND = "meta"
+from pyrometa.saving import META, read, write
 
 
 class Saved:
@@ -67,7 +65,7 @@ class Saved:
             >>> dict(fresh.named_parameters())["guide.mean"] == dict(meta.named_parameters())["guide.mean"]
             tensor(True)
         """
-        write(path, self.state_dict(), kind=KIND)
+        write(path, self.state_dict(), kind=META)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what :meth:`save` wrote; the leaves keep their identity.
@@ -86,7 +84,7 @@ class Saved:
         Example:
             See :meth:`save`.
         """
-        self._take_over(Checkpoint(os.fspath(path), read(path, kind=KIND)))
+        self._take_over(Checkpoint(os.fspath(path), read(path, kind=META)))
 
     @exclusive
     def _take_over(self, checkpoint: Checkpoint) -> None:

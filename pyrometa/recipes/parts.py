@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pyro.infer
@@ -66,13 +65,11 @@ def part(recipe: Recipe, table: str) -> Any:
     if table not in recipe.tables:
         return None
     chosen = named(recipe, table, CLASSES[table])
-    others = recipe.table(table).get("others")
-    if table == "inner" and isinstance(others, Mapping):
-        nested = replace(recipe, tables={**recipe.tables, "inner": others})
-        plain = replace(recipe, tables={**recipe.tables, "inner": _without(recipe.table(table), "others")})
-        told = arguments(plain, table, chosen, besides=("name",), without=("made",))
-        return called(recipe, table, chosen, **told, others=part(nested, "inner"))
-    told = arguments(recipe, table, chosen, besides=("name",), without=("made",))
+    plain = dict(recipe.table(table))
+    nested = plain.pop("others") if table == "inner" and isinstance(plain.get("others"), Mapping) else None
+    told = arguments(recipe.with_table(table, plain), table, chosen, besides=("name",), without=("made",))
+    if nested is not None:
+        told["others"] = part(recipe.with_table(table, nested), table)
     return called(recipe, table, chosen, **told)
 
 
@@ -114,7 +111,7 @@ def guide(recipe: Recipe, given: Any, model: Any) -> Any:
     Raises:
         RecipeError: as :func:`part`.
     """
-    asked = replace(recipe, tables={**recipe.tables, "guide": {"name": given} if isinstance(given, str) else given})
+    asked = recipe.with_table("guide", {"name": given} if isinstance(given, str) else given)
     if isinstance(given, str) and given not in _GUIDES:
         told = f"is {given!r}, which is no import path ('schools:guide') and no autoguide: {meant(given, _GUIDES)}"
         raise recipe.error(told, None, "guide")
@@ -129,11 +126,7 @@ def schedule(recipe: Recipe, told: Mapping[str, Any]) -> Callable[[torch.optim.O
     Raises:
         RecipeError: as :func:`part`.
     """
-    asked = replace(recipe, tables={**recipe.tables, "trainer.schedule": told})
+    asked = recipe.with_table("trainer.schedule", told)
     chosen = named(asked, "trainer.schedule", _SCHEDULERS)
     given = arguments(asked, "trainer.schedule", chosen, besides=("name",), without=("optimizer",))
     return lambda optimizer: called(asked, "trainer.schedule", chosen, optimizer, **given)
-
-
-def _without(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in table.items() if name != key}

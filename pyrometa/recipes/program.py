@@ -14,8 +14,8 @@ from pyrometa.recipes.importing import function
 from pyrometa.recipes.recipe import Recipe, seed_of
 from pyrometa.train.seeded import seeded
 
-_OWN = ("model", "guide", "optim", "inner", "meta_gradient", "engine", "noise", "loss", "score")
-_NOT_IN_META = ("model", "guide", "optim", "loss", "inner", "meta_gradient", "score", "engine", "noise")
+_OF_OTHERS = ("model", "guide", "optim", "inner", "meta_gradient", "engine", "noise", "loss", "score")
+"""Arguments of MetaSVI that [meta] does not give: each has a key or a table of its own."""
 
 
 def program(recipe: Recipe) -> MetaSVI:
@@ -29,7 +29,7 @@ def program(recipe: Recipe) -> MetaSVI:
 
 
 def _by_function(recipe: Recipe) -> MetaSVI:
-    for name in _OWN:
+    for name in _OF_OTHERS:
         if name in recipe.tables:
             told = "stands beside meta, whose function makes all of the MetaSVI: keep one of them"
             raise recipe.error(told, *((None, name) if name in ("model", "guide") else (name, None)))
@@ -51,7 +51,7 @@ def _by_tables(recipe: Recipe) -> MetaSVI:
             near = "give model and guide, or meta = 'schools:make_meta'"
             raise recipe.error(f"is missing: {near}", None, name)
     model = _made(function(recipe, recipe.tables["model"], None, "model"))
-    told = arguments(recipe, "meta", MetaSVI, without=_NOT_IN_META)
+    told = arguments(recipe, "meta", MetaSVI, without=_OF_OTHERS)
     plain = {name: options(recipe, name, kind) for name, kind in (("engine", Engine), ("noise", Noise))}
     chosen = {name: parts.part(recipe, name) for name in parts.CLASSES}
     optim = parts.optim(recipe)

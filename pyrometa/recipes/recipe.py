@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Recipe:
     def table(self, name: str) -> Mapping[str, Any]:
         """A table; an empty one if it is left out."""
         return self.tables.get(name, {})
+
+    def with_table(self, name: str, table: Mapping[str, Any]) -> Recipe:
+        """The same with another table in the place of one."""
+        return replace(self, tables={**self.tables, name: table})
 
     def error(self, message: str, table: str | None = None, key: str | None = None) -> RecipeError:
         """An error that names the place."""

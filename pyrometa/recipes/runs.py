@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyrometa.errors import CheckpointError
@@ -85,8 +85,7 @@ def write_recipe(recipe: Recipe, out: Path) -> None:
     """Write a recipe into the folder of its run, with what the command line has set and where all that is."""
     out.mkdir(parents=True, exist_ok=True)
     trainer = {**recipe.table("trainer"), "out": os.path.relpath(out, recipe.folder)}
-    told = replace(recipe, tables={**recipe.tables, "trainer": trainer})
-    write_whole(out / NAME, told.text(out.resolve()).encode())
+    write_whole(out / NAME, recipe.with_table("trainer", trainer).text(out.resolve()).encode())
 
 
 def _best(folder: Folder) -> Path:

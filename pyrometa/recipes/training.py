@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pyrometa.recipes import parts
@@ -39,8 +38,8 @@ def trainer(recipe: Recipe) -> Trainer:
         RecipeError: a key that nobody knows, or a value that does not fit.
     """
     table = recipe.table("trainer")
-    plain = replace(recipe, tables={**recipe.tables, "trainer": {k: v for k, v in table.items() if k != "schedule"}})
-    told = arguments(plain, "trainer", Trainer)
+    plain = {key: value for key, value in table.items() if key != "schedule"}
+    told = arguments(recipe.with_table("trainer", plain), "trainer", Trainer)
     if "schedule" in table:
         told["schedule"] = _schedule(recipe, table["schedule"])
     told["callbacks"] = [made() if isinstance(made, type) else made for made in told.get("callbacks", ())]

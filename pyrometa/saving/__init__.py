@@ -3,4 +3,7 @@
 from pyrometa.saving.checkpoints import Newest, newest, read, write
 from pyrometa.saving.generators import generators, set_generators
 
-__all__ = ["Newest", "generators", "newest", "read", "set_generators", "write"]
+META = "meta"
+"""The kind of a checkpoint that holds a MetaSVI, with a run besides or without."""
+
+__all__ = ["META", "Newest", "generators", "newest", "read", "set_generators", "write"]

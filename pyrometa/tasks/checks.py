@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["integer", "positive"]
+__all__ = ["at_least", "integer", "positive"]
 
 
 def integer(name: str, value: int) -> int:
@@ -12,8 +12,13 @@ def integer(name: str, value: int) -> int:
     return value
 
 
+def at_least(least: int, name: str, value: int) -> int:
+    """Return ``value``, or raise ValueError unless it is so large."""
+    if integer(name, value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
 def positive(name: str, value: int) -> int:
     """Return ``value``, or raise ValueError unless it is at least 1."""
-    if integer(name, value) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value
+    return at_least(1, name, value)

@@ -45,13 +45,18 @@ class Curves:
         """Draw the figure, but not every time."""
         if not (last or time.perf_counter() - self._drawn > _PAUSE):
             return
-        image = io.BytesIO()
-        curves(self._history).savefig(image, format="png", dpi=120)
-        write_whole(self._path, image.getvalue())
+        draw(self._history, self._path)
         self._drawn = time.perf_counter()
 
     def close(self) -> None:
         """It has been drawn."""
+
+
+def draw(history: Sequence[Record], path: Path) -> None:
+    """Write the curves of a run as an image."""
+    image = io.BytesIO()
+    curves(history).savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue())
 
 
 def curves(history: Sequence[Record]) -> Figure:

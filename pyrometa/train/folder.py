@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pyrometa.errors import CheckpointError
-from pyrometa.saving import newest, read, write
+from pyrometa.saving import META, newest, read, write
 from pyrometa.saving.whole_files import write_whole
 
-KIND = "meta"  # of which ``meta.load`` takes over what it knows
 _NAME = re.compile(r"step-\d{8,}\.safetensors")
 
 
@@ -66,7 +65,7 @@ class Folder:
 
     def write(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write a checkpoint."""
-        write(self.path(step), dict(state), kind=KIND)
+        write(self.path(step), dict(state), kind=META)
         return self.path(step)
 
     def note_best(self, step: int, loss: float) -> None:
@@ -96,7 +95,7 @@ def found(resume: str | os.PathLike[str], folder: Folder | None) -> Found:
         CheckpointError: it is not there, not whole, or of no run.
     """
     if folder is not None and resume == "best":
-        return _of_run(Found(folder.best(), read(folder.best(), kind=KIND)))
+        return _of_run(Found(folder.best(), read(folder.best(), kind=META)))
     if folder is not None and resume == "last":
         return _of_run(_last(folder))
     path = Path(resume)
@@ -104,13 +103,13 @@ def found(resume: str | os.PathLike[str], folder: Folder | None) -> Found:
         return _of_run(_last(Folder(path)))
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: give resume='last', 'best' or the path of one")
-    return _of_run(Found(path, read(path, kind=KIND)))
+    return _of_run(Found(path, read(path, kind=META)))
 
 
 def _last(folder: Folder) -> Found:
     if not folder.steps():
         raise CheckpointError(f"{folder.checkpoints} has no checkpoint to resume from: start with resume=None")
-    last = newest(folder.checkpoints, kind=KIND)
+    last = newest(folder.checkpoints, kind=META)
     return Found(last.path, last.state, last.refused)
 
 

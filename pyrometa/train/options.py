@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from pyrometa.tasks.checks import at_least, positive
 from pyrometa.train.callbacks import Callback, Hook, check_callbacks
 from pyrometa.train.schedule import Schedule
 
@@ -54,12 +55,12 @@ def check_options(options: Options) -> None:
         TypeError, ValueError: naming the option, what it got and the cure.
         ImportError: a package that an option needs is not installed.
     """
-    _whole("max_steps", options.max_steps, 1)
+    positive("max_steps", options.max_steps)
     for name in ("meta_batch", "validate_every", "checkpoint_every", "patience"):
         if getattr(options, name) is not None:
-            _whole(name, getattr(options, name), 1)
-    _whole("max_skipped", options.max_skipped, 0)
-    _whole("seed", options.seed, 0)
+            positive(name, getattr(options, name))
+    at_least(0, "max_skipped", options.max_skipped)
+    at_least(0, "seed", options.seed)
     if options.seed >= _SEEDS:
         raise ValueError(f"seed must be below 2**32, got {options.seed}")
     if options.clip_norm is not None:
@@ -91,13 +92,6 @@ def _check_files(options: Options) -> None:
     for package in needed:
         if importlib.util.find_spec(package) is None:
             raise ImportError(f"a run that is written to out= needs {package}: pip install 'pyrometa[train]'")
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def _norm(value: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from pyrometa.errors import NonFiniteError
 from pyrometa.metasvi import MetaSVI
@@ -49,14 +50,23 @@ def adaptation_curve(meta: MetaSVI, batches: Iterable[Pair], seed: int) -> list[
         NonFiniteError: an inner step or a loss is not finite.
         ValueError: there are no tasks.
     """
+    curve = query_losses(meta, batches, seed).mean(1)
+    if not curve.isfinite().all():
+        raise NonFiniteError(f"the validation loss is {curve[-1].item():g} after {len(curve) - 1} inner steps")
+    return curve.tolist()
+
+
+def query_losses(meta: MetaSVI, batches: Iterable[Pair], seed: int) -> Tensor:
+    """The query loss of each task after 0, 1, ..., K inner steps, shape ``(K + 1, tasks)``, on the noise of a seed.
+
+    Raises:
+        ValueError: there are no tasks.
+    """
     with seeded(seed):
         losses = [meta.evaluate(support, query).double() for support, query in batches]
     if not losses:
         raise ValueError("validation has no meta-batch: give at least one")
-    curve = torch.cat(losses, dim=1).mean(1)
-    if not curve.isfinite().all():
-        raise NonFiniteError(f"the validation loss is {curve[-1].item():g} after {len(curve) - 1} inner steps")
-    return curve.tolist()
+    return torch.cat(losses, dim=1)
 
 
 def _all_of(given: Iterable[Any]) -> Iterator[Pair]:
