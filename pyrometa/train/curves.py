@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrometa.saving.whole_files import write_whole
+from pyrometa.train.reports import Report
 from pyrometa.train.state import Record, State
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _TRAIN, _VALIDATION, _FIRST = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito: 
 _PAUSE = 60.0  # seconds between two drawings
 
 
-class Curves:
+class Curves(Report):
     """A figure that is drawn now and then, and at last.
 
     Args:
@@ -34,9 +35,6 @@ class Curves:
         """Note what was recorded up to here."""
         self._history = list(state.history)
 
-    def stepped(self, state: State) -> None:
-        """Wait for a record."""
-
     def recorded(self, record: Record) -> None:
         """Note it."""
         self._history.append(record)
@@ -47,9 +45,6 @@ class Curves:
             return
         draw(self._history, self._path)
         self._drawn = time.perf_counter()
-
-    def close(self) -> None:
-        """It has been drawn."""
 
 
 def draw(history: Sequence[Record], path: Path) -> None:

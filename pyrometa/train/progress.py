@@ -21,7 +21,7 @@ def progress(max_steps: int) -> Report:
     return Lines(max_steps)
 
 
-class Bar:
+class Bar(Report):
     """One line, which tqdm keeps up to date.
 
     Args:
@@ -48,16 +48,13 @@ class Bar:
         self._latest.take(record)
         self._bar.set_postfix_str(", ".join(self._latest.numbers()), refresh=False)
 
-    def saved(self, last: bool) -> None:
-        """Wait for a record."""
-
     def close(self) -> None:
         """Leave the line as it is."""
         if self._bar is not None:
             self._bar.close()
 
 
-class Lines:
+class Lines(Report):
     """A line now and then.
 
     Args:
@@ -73,9 +70,6 @@ class Lines:
         self._latest.begin(state)
         self._start, self._from = time.perf_counter(), state.step
 
-    def stepped(self, state: State) -> None:
-        """Wait for a record."""
-
     def recorded(self, record: Record) -> None:
         """Write its numbers, if a twentieth of the run has passed."""
         step = record["step"]
@@ -85,12 +79,6 @@ class Lines:
         self._latest.steps = step
         left = (time.perf_counter() - self._start) / (step - self._from) * (self._max_steps - step)
         say(", ".join([f"step {step}/{self._max_steps}", *self._latest.numbers(), f"{_duration(left)} left"]))
-
-    def saved(self, last: bool) -> None:
-        """Wait for a record."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class _Latest:

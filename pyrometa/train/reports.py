@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pyrometa.saving.whole_files import write_whole
 from pyrometa.train.state import Record, State
 
 
-class Report(Protocol):
-    """Something that shows a run."""
+class Report:
+    """Something that shows a run; what it does not heed it leaves out."""
 
     def begin(self, state: State) -> None:
         """The run begins, or goes on from here."""
@@ -69,7 +69,7 @@ class Reports:
             report.close()
 
 
-class JsonLines:
+class JsonLines(Report):
     """A line of JSON a record; those of steps after a checkpoint are gone when the run goes on from it.
 
     Args:
@@ -86,16 +86,10 @@ class JsonLines:
         write_whole(self._path, "".join(map(_line, state.history)).encode())
         self._file = self._path.open("a", encoding="utf-8")
 
-    def stepped(self, state: State) -> None:
-        """Wait for a record."""
-
     def recorded(self, record: Record) -> None:
         """Write it, to be read at once."""
         self._file.write(_line(record))
         self._file.flush()
-
-    def saved(self, last: bool) -> None:
-        """Wait for a record."""
 
     def close(self) -> None:
         """Close the file."""
@@ -107,7 +101,7 @@ def _line(record: Record) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-class TensorBoard:
+class TensorBoard(Report):
     """TensorBoard's events, of which those after a checkpoint are hidden when the run goes on from it.
 
     Args:
@@ -124,9 +118,6 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         self._writer = SummaryWriter(str(self._folder), purge_step=state.step + 1)
 
-    def stepped(self, state: State) -> None:
-        """Wait for a record."""
-
     def recorded(self, record: Record) -> None:
         """Write its numbers."""
         for name in ("loss", "validation", "tasks_per_second", "skipped"):
@@ -134,9 +125,6 @@ class TensorBoard:
                 self._writer.add_scalar(name, record[name], record["step"])
         for steps, loss in enumerate(record.get("adaptation") or ()):
             self._writer.add_scalar(f"adaptation/{steps}", loss, record["step"])
-
-    def saved(self, last: bool) -> None:
-        """Wait for a record."""
 
     def close(self) -> None:
         """Write what is left."""
