@@ -55,6 +55,11 @@ def _slopes(values: Tensor) -> Tensor:
     return -share / _pairs(above, torch.mul) - (1 - share) / _pairs(below, torch.mul)
 
 
+def eye_like(matrix: Tensor) -> Tensor:
+    """The unit matrix of a matrix's size."""
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
 def _pairs(values: Tensor, of: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """A function of each pair of numbers, shape ``(*batch, size, size)``."""
     return of(values[..., :, None], values[..., None, :])

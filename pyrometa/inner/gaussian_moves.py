@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyrometa.inner.covariance import inverse, matrix_inverse
+from pyrometa.inner.covariance import eye_like, inverse, matrix_inverse
 from pyrometa.inner.low_rank_moves import low_rank_moved
 from pyrometa.types import DiagonalGaussian, FullGaussian, Geometry, LowRankGaussian, Params
 
@@ -76,7 +76,7 @@ def _full_moved(
         below = unit * below
     factor = below + torch.diag_embed(diagonal)
     curvature = factor.mT @ (slope + torch.diag_embed(along))
-    grown = matrix_inverse(_one_plus(_rated(gaussian, curvature, rates)))
+    grown = matrix_inverse(_rated(gaussian, curvature, rates) + eye_like(curvature))
     new = factor @ torch.linalg.cholesky_ex(grown).L
     moved = _held(gaussian, tril, new)
     if gaussian.mean is not None:
@@ -92,10 +92,6 @@ def _rated(gaussian: FullGaussian, curvature: Tensor, rates: Rated) -> Tensor:
     if gaussian.scale is not None:
         return below + below.mT + torch.diag_embed(rates[gaussian.scale] * on)
     return below + below.mT + (rates[gaussian.tril] * torch.diag_embed(on))
-
-
-def _one_plus(matrix: Tensor) -> Tensor:
-    return matrix + torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
 def _held(gaussian: FullGaussian, tril: Tensor, factor: Tensor) -> Params:

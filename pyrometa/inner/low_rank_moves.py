@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrometa.inner.covariance import matrix_inverse
+from pyrometa.inner.covariance import eye_like, matrix_inverse
 
 _SMALL = 1e-3
 """Share of its mean diagonal entry below which an eigenvalue of the Fisher matrix counts for little; more in single."""
@@ -42,7 +42,7 @@ def low_rank_moved(
     slope, turn = _solved(matrix, torch.zeros_like(scale[..., 0]), *slopes)
     root = torch.linalg.cholesky_ex(covariance).L
     change = _whitened(root, _tangent(factor, covariance, rates[0] * slope, rates[1] * turn))
-    there = root @ matrix_inverse(_eye(change) + change) @ root.mT
+    there = root @ matrix_inverse(eye_like(change) + change) @ root.mT
     wider, factor = _scored(factor, covariance, root, matrix, there)
     return _maximised(scale * wider, factor, scale[..., None] * there * scale[..., None, :])
 
@@ -57,7 +57,7 @@ def fisher(factor: Tensor) -> Tensor:
     covariance = _correlated(factor)
     inner = torch.linalg.inv(covariance)
     along, size, rank = inner @ factor, factor.shape[-2], factor.shape[-1]
-    eye, batch = _eye(covariance), factor.shape[:-2]
+    eye, batch = eye_like(covariance), factor.shape[:-2]
     both = eye[:, :, None] * along[..., :, None, :] + factor[..., :, None, :] * inner[..., :, :, None]
     both = both.reshape(*batch, size, size * rank)
     turns = torch.einsum("...cb,...ad->...abcd", along, along)
@@ -106,8 +106,8 @@ def _solved(matrix: Tensor, far: Tensor, one: Tensor, other: Tensor) -> tuple[Te
     an ELBO's draws has a part along them all the same, which is noise, and M takes it out.
     """
     mean = matrix.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    matrix = matrix + mean * far[..., None, None] * _eye(matrix)
-    small = (max(_SMALL, torch.finfo(matrix.dtype).eps ** 0.375) * mean).square() * _eye(matrix)
+    matrix = matrix + mean * far[..., None, None] * eye_like(matrix)
+    small = (max(_SMALL, torch.finfo(matrix.dtype).eps ** 0.375) * mean).square() * eye_like(matrix)
     return _parted(torch.linalg.solve(matrix @ matrix + small, matrix @ _joined(one, other)), one, other)
 
 
@@ -126,11 +126,8 @@ def _whitened(root: Tensor, change: Tensor) -> Tensor:
 
 
 def _correlated(factor: Tensor) -> Tensor:
-    return factor @ factor.mT + torch.eye(factor.shape[-2], dtype=factor.dtype, device=factor.device)
-
-
-def _eye(matrix: Tensor) -> Tensor:
-    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    square = factor @ factor.mT
+    return square + eye_like(square)
 
 
 def _above_zero(share: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pyrometa.inner.covariance import eye_like
 from pyrometa.types import Params
 
 
@@ -51,7 +52,7 @@ def moved_through(
 def _damped(gram: Tensor) -> Tensor:
     largest = gram.diagonal().max()
     share = torch.finfo(gram.dtype).eps ** 0.75 * torch.where(largest > 0, largest, 1.0)
-    return gram + share * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return gram + share * eye_like(gram)
 
 
 def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
