@@ -18,19 +18,24 @@ def recorded(function, *inputs):
         expected = function(*given_inputs)
         found = graph(*given_inputs)
         for f, e in zip(found, expected, strict=True):
-            torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(f, e, rtol=1e-12, atol=1e-14 * max(1.0, e.abs().max().item()))
     return graph
 
 
+def is_call(node, name):
+    return node.op == "call_function" and name in node.target.__name__  # its repr has an address, such as 0x7fadd0
+
+
 def calls(graph, name):
-    return sum(name in str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+    return sum(is_call(node, name) for node in graph.graph.nodes)
 
 
 def operations(graph):
     return sum(node.op == "call_function" for node in graph.graph.nodes)
 
 
-X, Y = torch.randn(2, 3, 4, dtype=torch.float64)
+SEEDED = torch.Generator().manual_seed(0)
+X, Y = torch.randn(2, 3, 4, dtype=torch.float64, generator=SEEDED)
 
 
 def test_what_is_known_is_not_computed_again():
@@ -84,14 +89,14 @@ def test_negated_terms_are_subtracted():
 
 def test_constants_full_of_a_number_are_numbers():
     graph = recorded(lambda x: [torch.full((3, 4), 0.5, dtype=x.dtype) * x, x * torch.full((2, 1, 4), 3.0)], X)
-    (half, three) = (node for node in graph.graph.nodes if "mul" in str(node.target))
+    (half, three) = (node for node in graph.graph.nodes if is_call(node, "mul"))
     assert half.args[1] == 0.5
     assert not isinstance(three.args[1], float)  # it has another shape
 
 
 def test_numbers_in_a_row_are_one():
     graph = recorded(lambda x, y: [(2 * x * 3.0).neg(), y.neg() * -0.5, x.pow(0) * y, x.neg().neg() * -1.0], X, Y)
-    numbers = [node.args[1] for node in graph.graph.nodes if "mul" in str(node.target)]
+    numbers = [node.args[1] for node in graph.graph.nodes if is_call(node, "mul")]
     assert (numbers, operations(graph)) == ([-6.0, 0.5, -1.0], 3)
 
 
@@ -111,7 +116,7 @@ def elements(graph, name, *inputs):
             return made[node]
 
     Sizes(graph).run(*inputs)
-    return [value.numel() for node, value in made.items() if name in str(node.target) and value.numel() > 1]
+    return [value.numel() for node, value in made.items() if is_call(node, name) and value.numel() > 1]
 
 
 def test_operations_are_on_what_is_expanded_not_on_what_it_is_expanded_to():
@@ -169,7 +174,8 @@ def test_a_scalar_that_is_expanded_keeps_its_say_in_the_precision():
     assert total.dtype == torch.float64
 
 
-COLUMNS, DATA = torch.randn(40, 50, 1, dtype=torch.float64), torch.randn(2, 50, 60, dtype=torch.float64)
+COLUMNS = torch.randn(40, 50, 1, dtype=torch.float64, generator=SEEDED)
+DATA = torch.randn(2, 50, 60, dtype=torch.float64, generator=SEEDED)
 
 
 def columns(t, xy):
@@ -257,7 +263,7 @@ def test_like_operations_on_parts_are_one_on_the_whole():
 
 def test_one_part_alone_is_not_made_whole():
     graph = recorded(lambda x: [x.split([10, 1], -1)[1].exp()], torch.randn(3, 11, dtype=torch.float64))
-    (exp,) = (node for node in graph.graph.nodes if "exp" in str(node.target))
+    (exp,) = (node for node in graph.graph.nodes if is_call(node, "exp"))
     assert exp.args[0].op == "call_function"
 
 
