@@ -19,7 +19,7 @@ from pyrometa.learner.arguments import Argument, Kwargs, read_pairs
 from pyrometa.learner.saved import Saved
 from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads, scores
-from pyrometa.processes import ALONE
+from pyrometa.processes import ALONE, Processes
 from pyrometa.program import Given, Objective, Program, Reduction, Selection, checked_noise
 from pyrometa.types import Params, TaskBatch
 
@@ -60,8 +60,9 @@ class MetaSVI(Adapting, Saved):
         noise: the points at which an ELBO takes its particles' noise. Default ``Noise()``, random ones.
 
     Attributes:
-        processes: those that share each meta-batch. ``pm.Trainer`` sets it, and checks that they agree; in a loop of
-            your own set ``pm.Processes.of_group()``, and give all of them the same parameters, data and seed.
+        processes: those that share each meta-batch. ``pm.Trainer`` sets it; in a loop of your own set
+            ``pm.Processes.of_group()``, and give all of them the same parameters, data and seed. Whether they have the
+            same data and generators is looked at by each step and evaluation.
 
     Raises:
         TypeError: an argument of the wrong kind; the message says what to give.
@@ -156,6 +157,7 @@ class MetaSVI(Adapting, Saved):
         Raises:
             NonFiniteError: a loss or gradient is not finite; nothing was updated.
             ValueError, TypeError: bad data; nothing was done.
+            ProcessError: of several processes, others have other data or generators than this one, or have failed.
         """
         loss, grads = self._loss_and_grads(support, query, kwargs)
         self._state.known().optimizer.step(grads)
@@ -181,7 +183,7 @@ class MetaSVI(Adapting, Saved):
 
     @torch.enable_grad()
     def _loss_and_grads(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Tensor, Params]:
-        problem, tasks = self._problem(support, query, kwargs, self.steps)
+        problem, tasks = self._problem(support, query, kwargs, self.steps, self.processes)
         check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
         with naming_lines(problem.program):
             losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks, self.processes)
@@ -220,7 +222,7 @@ class MetaSVI(Adapting, Saved):
             ValueError, TypeError: bad data; nothing was done.
         """
         at = range(self.steps + 1) if steps is None else step_counts(steps)
-        problem, tasks = self._problem(support, query, kwargs, max(at))
+        problem, tasks = self._problem(support, query, kwargs, max(at), self.processes)
         with naming_lines(problem.program):
             return scores(self._runner, problem, tasks, at, self.processes)
 
@@ -250,10 +252,12 @@ class MetaSVI(Adapting, Saved):
         return self._state.known().optimizer.optimizer
 
     def _problem(
-        self, support: Argument, query: Argument | None, kwargs: Kwargs, steps: int
+        self, support: Argument, query: Argument | None, kwargs: Kwargs, steps: int, processes: Processes = ALONE
     ) -> tuple[Problem, list[TaskBatch]]:
-        """What the arguments ask for: the adaptation, and the meta-batch with its noise."""
-        pairs = read_pairs(self._state.read, support, query, kwargs)
-        learner = self._ready(pairs[0][0])
-        learner.check_rows(*pairs)
+        """What the arguments ask for, of all these processes: the adaptation, and the meta-batch with its noise."""
+        with processes.all_or_none():
+            pairs = read_pairs(self._state.read, support, query, kwargs)
+            learner = self._ready(pairs[0][0])
+            learner.check_rows(*pairs)
+        processes.check_batch((support, query, kwargs))
         return learner.problem(self.inner, steps), learner.tasks(*pairs, steps, self.meta_gradient, self.noise)

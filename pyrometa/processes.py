@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from pyrometa import nest
 from pyrometa.errors import NonFiniteError, ProcessError, in_short
 from pyrometa.types import TaskBatch
+
+_CURES = {
+    "meta-batches": "each takes its share of the whole meta-batch, so give all the same: one seed, no "
+    "DistributedSampler",
+    "random generators": "seed all alike, and draw in all of them or in none, in callbacks and in what gives "
+    "meta-batches too",
+}
 
 
 @dataclass(frozen=True)
@@ -97,16 +106,37 @@ class Processes:
             for tensor, part in zip(some, flat.split([tensor.numel() for tensor in some]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
-    def check_alike(self, what: str, number: float, cure: str) -> None:
-        """Refuse to go on where processes that should agree do not.
+    def of_all(self, numbers: Sequence[int]) -> Tensor:
+        """The numbers of each process, all below 2**53, shape ``(processes, numbers)``."""
+        row = torch.tensor(numbers, dtype=torch.float64)
+        return self.gathered({self.rank: row}, self.count, row.shape).cpu()
+
+    def check_batch(self, batch: Any) -> None:
+        """Refuse meta-batches, or generators of torch to draw their noise from, that are not the same in all processes.
+
+        Args:
+            batch: any nest; its tensors are compared.
 
         Raises:
-            ProcessError: with what each process has.
+            ProcessError: with the cure.
         """
         if self.count > 1:
-            numbers = self._told(number)
-            if len(set(numbers)) > 1:
-                raise ProcessError(f"processes have different {what} ({', '.join(map(str, numbers))}): {cure}")
+            generators = checksum(_generators())
+            self.check_alike({"meta-batches": checksum(nest.tensors(batch)), "random generators": generators})
+
+    def check_alike(self, checksums: Mapping[str, int]) -> None:
+        """Refuse to go on where processes that should agree do not.
+
+        Args:
+            checksums: of this process, of "meta-batches" or "random generators".
+
+        Raises:
+            ProcessError: with what each process has, and the cure.
+        """
+        for what, column in zip(checksums, self.of_all(list(checksums.values())).T, strict=True):
+            if (column != column[0]).any():
+                theirs = ", ".join(str(int(number)) for number in column)
+                raise ProcessError(f"processes have different {what} ({theirs}): {_CURES[what]}")
 
     def _raise_first(self, error: Exception | None) -> None:
         """Raise the error of the first process that has one."""
@@ -128,6 +158,23 @@ class Processes:
 
 ALONE = Processes()
 """One process, which computes everything."""
+
+
+def checksum(tensors: Iterable[Tensor], of: int = 0) -> int:
+    """One number of the shapes and bits of tensors, going on from another one."""
+    for tensor in tensors:
+        of = zlib.crc32(_bytes(tensor), zlib.crc32(str(tuple(tensor.shape)).encode(), of))
+    return of
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _generators() -> list[Tensor]:
+    """The states of torch's: on CUDA of the current device alone, as each process has its own."""
+    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
 def _device() -> torch.device:

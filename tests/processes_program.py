@@ -32,6 +32,37 @@ def data(tasks, ragged):
     return drawn if ragged else torch.stack(drawn)
 
 
+def changed(batch, by):
+    """The meta-batch as one process has it that does not do as the others do."""
+    if by == "rows":
+        return batch + 1.0
+    if by == "tasks":
+        return torch.cat([batch, batch])
+    if by == "numbers":
+        torch.rand(1)
+    if by == "data":
+        batch[1, 0] = torch.nan
+    return batch
+
+
+def attempt(function, *args):
+    """What a function gives, or how it fails."""
+    try:
+        return {"gives": function(*args)}
+    except (ValueError, pm.ProcessError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def apart(by, rank):
+    """A step and an evaluation that process 1 takes otherwise, and a step after them."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    meta = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.05}), inner=pm.SGD(0.01), steps=2)
+    meta.processes = pm.Processes.of_group()
+    theirs = [changed(data(4, False), by if rank == 1 else None) for _ in range(2)]
+    return [attempt(meta.step, theirs[0]), attempt(meta.evaluate_loss, theirs[1]), attempt(meta.step, data(4, False))]
+
+
 def run(engine="engine", tasks=5, ragged=False, steps=3, bad=None, breaks=None, rank=0):
     torch.manual_seed(0)
     meta = pm.MetaSVI(
@@ -64,6 +95,6 @@ if __name__ == "__main__":
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
-    results = [run(**case, rank=rank) for case in cases]
+    results = [(apart if "by" in case else run)(**case, rank=rank) for case in cases]
     distributed.destroy_process_group()
     print(json.dumps(results))

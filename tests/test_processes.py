@@ -19,6 +19,7 @@ ENDS = [
     {"bad": 4},
 ]
 BREAKS = {"breaks": 1}
+APART = [{"by": by} for by in ("rows", "tasks", "numbers", "data")]
 
 
 def results_of(count, folder, cases):
@@ -53,10 +54,26 @@ def check(alone, together):
 
 def test_two_processes_give_what_one_gives_and_fail_together(tmp_path):
     [alone] = results_of(1, tmp_path, RAGGED + ENDS)
-    *together, broken = zip(*results_of(2, tmp_path, [*RAGGED, *ENDS, BREAKS]), strict=True)
+    cases = [*RAGGED, *ENDS, BREAKS, *APART]
+    *together, broken, rows, tasks, numbers, unread = zip(*results_of(2, tmp_path, cases), strict=True)
     check(alone, list(zip(*together, strict=True)))
     assert broken[0]["error"].startswith("ProcessError: process 1 ended: TypeError: ")
     assert broken[1]["error"].startswith("TypeError: ")
+    for refused, what in ((rows, "meta-batches"), (tasks, "meta-batches"), (numbers, "random generators")):
+        for own in refused:
+            check_refused(own[:2], what)
+    check_refused(numbers[0][2:], "random generators")
+    cause = "ValueError: support holds NaN or infinite values in task 1: clean them, or mask them in the model"
+    assert unread[1][:2] == [{"error": cause}] * 2
+    assert unread[0][:2] == [{"error": f"ProcessError: process 1 ended: {cause}"}] * 2
+    after = [own[2] for refused in (rows, tasks, unread) for own in refused]
+    assert after == [after[0]] * 6  # nothing was drawn
+    assert "gives" in after[0]
+
+
+def check_refused(attempts, what):
+    for told in attempts:
+        assert told["error"].startswith(f"ProcessError: processes have different {what} (")
 
 
 @pytest.mark.slow

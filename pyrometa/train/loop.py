@@ -9,7 +9,7 @@ import torch
 
 from pyrometa.errors import NonFiniteError
 from pyrometa.train.callbacks import Moment, called
-from pyrometa.train.group import agreed, check_alike
+from pyrometa.train.group import agreed, check_generators
 from pyrometa.train.interrupts import Interrupted
 from pyrometa.train.pairs import Pair, task_count
 from pyrometa.train.reports import say
@@ -111,7 +111,7 @@ def _step(run: Run) -> float | None:
     before = run.position()
     with run.processes.all_or_none():
         batch = run.next_batch()
-    check_alike(run.processes, batch)
+    check_generators(run.processes)
     try:
         loss = _learn(run, batch)
     except NonFiniteError as error:
