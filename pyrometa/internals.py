@@ -177,6 +177,8 @@ _ATTRIBUTES = (
     Private("torch._ops.OpOverload", "_schema", "2.15.0", "an operator's name, and whether it writes"),
     Private("torch.autograd.Function", "_forward_cls", "2.15.0", "which custom function a graph went through"),
     Private("torch.autograd.graph.Node", "_DirichletBackward", "2.15.0", "draws with one derivative, by name"),
+    Private("torch.distributed.ProcessGroup", "_get_backend", "2.15.0", "the group's part for a kind of device"),
+    Private("torch.distributed.ProcessGroup", "_set_default_timeout", "2.15.0", "a timeout after the group's start"),
     Private("torch.distributions.Distribution", "_validate_args", "2.15.0", "validation in force"),
     Private("torch.distributions.Transform", "_inv", "2.15.0", "the transform under an inverse; not watched"),
     Private("torch.nn.Module", "_buffers", "2.15.0", "buffers as they are held"),

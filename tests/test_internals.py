@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import weakref
+from datetime import timedelta
 from pathlib import Path
 
 import pyro
@@ -19,7 +20,7 @@ from pyro.infer.util import Dice
 from pyro.nn import PyroModule, PyroParam
 from pyro.ops import packed, rings
 from pyro.poutine.runtime import _DIM_ALLOCATOR
-from torch import nn
+from torch import distributed, nn
 from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
@@ -121,6 +122,17 @@ def functions_seen(run):
     with Seen():
         run()
     return seen
+
+
+@shows("torch.distributed.ProcessGroup", "_get_backend", "_set_default_timeout")
+def timeout_of_a_group():
+    store, cpu, (brief, long) = distributed.HashStore(), torch.device("cpu"), map(timedelta, (1, 2))
+    group = distributed.ProcessGroup(store, 0, 1)
+    on_cpu = distributed.ProcessGroupGloo(store, 0, 1, brief)
+    group._register_backend(cpu, distributed.ProcessGroup.BackendType.GLOO, on_cpu)
+    assert group._get_backend(cpu).options._timeout == brief
+    group._get_backend(cpu)._set_default_timeout(long)
+    assert group._get_backend(cpu).options._timeout == long
 
 
 @shows("torch", "_is_all_true")

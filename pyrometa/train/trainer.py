@@ -12,7 +12,7 @@ from pyrometa.metasvi import MetaSVI
 from pyrometa.processes import Processes
 from pyrometa.train.curves import Curves
 from pyrometa.train.folder import Folder, Found, found
-from pyrometa.train.group import process_group, restarted
+from pyrometa.train.group import process_group
 from pyrometa.train.interrupts import Signals
 from pyrometa.train.loop import to_the_end
 from pyrometa.train.options import Options
@@ -102,8 +102,8 @@ class Trainer(Options):
         batches = None if validation is None else meta_batches(validation, self.meta_batch, self.seed)
         folder = None if self.out is None else Folder(Path(self.out))
         _check_fit(self, meta, validation, resume)
-        with process_group() as processes, _sharing(meta, processes), seeded(self.seed), Signals() as signals:
-            checkpoint = _checkpoint(folder, resume, processes)
+        with process_group() as (processes, again), _sharing(meta, processes), seeded(self.seed), Signals() as signals:
+            checkpoint = _checkpoint(folder, resume, processes, again)
             run = Run(self, meta, source, batches, processes, signals, folder, _reports(self, folder, processes))
             try:
                 begin(run, checkpoint)
@@ -135,13 +135,13 @@ def _sharing(meta: MetaSVI, processes: Processes) -> Iterator[None]:
         meta.processes = before
 
 
-def _checkpoint(folder: Folder | None, resume: AnyPath | None, processes: Processes) -> Found | None:
+def _checkpoint(folder: Folder | None, resume: AnyPath | None, processes: Processes, again: bool) -> Found | None:
     """What to go on from, found by process 0: what was asked for, or after a restart by torchrun what is there."""
     with processes.all_or_none():
         if processes.rank > 0:
             return None
         there = folder is not None and bool(folder.steps())
-        if there and restarted():
+        if there and again:
             resume = "last"
         elif there and resume is None:
             raise ValueError(
