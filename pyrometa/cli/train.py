@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 from pyrometa.cli.adapter_table import check_adapter_table
 from pyrometa.cli.devices import moved, on_device
 from pyrometa.recipes import Recipe, program, read, sources, trainer, write_recipe
-from pyrometa.train import Interrupted, Moment, Result, Trainer
+from pyrometa.train import Moment, Result, Trainer
 from pyrometa.train.folder import Folder
 from pyrometa.train.group import restarted
 
@@ -31,17 +30,15 @@ def train_by(file: Path, sets: Sequence[str], device: str | None, resume: str | 
             train, validation, _ = sources(recipe)
         meta = program(recipe)
         made = _writing(made, recipe, out, resume)
-        try:
-            result = made.fit(meta, moved(train, device), moved(validation, device), _place(resume))
-        except Interrupted:
-            _say(f"go on by: pyrometa train {os.path.relpath(out)} --resume last")
-            raise
+        result = made.fit(meta, moved(train, device), moved(validation, device), _place(resume))
     if _first():
         typer.echo(_told(result, out))
 
 
 def _check_out(out: Path, resume: str | None) -> None:
-    if resume is None and Folder(out).steps() and not restarted():
+    """Refuse to begin where a run is; on several machines ``fit`` does, as one can't tell that others are restarted."""
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if resume is None and machines == 1 and Folder(out).steps() and not restarted():
         raise ValueError(
             f"{os.path.relpath(out)} holds a run: go on with it by --resume last, or give another "
             "--set trainer.out=FOLDER"
@@ -53,10 +50,10 @@ def _place(resume: str | None) -> str | None:
 
 
 def _writing(made: Trainer, recipe: Recipe, out: Path, resume: str | None) -> Trainer:
-    """A trainer in whose folder the recipe is: from the first step if a run is gone on with, which may not suit."""
+    """A trainer in whose folder the recipe is: from the first step if a run is there, which it may not suit."""
     if not _first():
         return made
-    if resume is None:
+    if resume is None and not Folder(out).steps():
         write_recipe(recipe, out)
         return made
     return replace(made, callbacks=[*made.callbacks, _Write(recipe, out)])
@@ -86,8 +83,3 @@ def _told(result: Result, out: Path) -> str:
     best = "" if result.best_loss is None else f", best validation loss {result.best_loss:.4g} at {result.best_step}"
     where = os.path.relpath(out)
     return f"step {result.steps} ({result.ended}){best}, {result.seconds:.1f} s: pyrometa evaluate {where}"
-
-
-def _say(line: str) -> None:
-    if _first():
-        sys.stderr.write(line + "\n")

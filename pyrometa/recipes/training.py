@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,15 @@ class Sources(NamedTuple):
     test: Any = None
 
 
+class RecipeTrainer(Trainer):
+    """The trainer of a recipe, which the command line runs."""
+
+    @property
+    def going_on(self) -> str:
+        """What one does to go on from the last checkpoint."""
+        return f"pyrometa train {os.path.relpath(str(self.out))} --resume last"
+
+
 def trainer(recipe: Recipe) -> Trainer:
     """Make the Trainer, which writes into ``trainer.out``: ``runs/`` and the recipe's name if that is left out.
 
@@ -44,7 +54,7 @@ def trainer(recipe: Recipe) -> Trainer:
         told["schedule"] = _schedule(recipe, table["schedule"])
     told["callbacks"] = [made() if isinstance(made, type) else made for made in told.get("callbacks", ())]
     told["out"] = recipe.path(told.get("out", f"runs/{recipe.file.stem}"))
-    return called(recipe, "trainer", Trainer, **{"meta_batch": _META_BATCH, **told})
+    return called(recipe, "trainer", RecipeTrainer, **{"meta_batch": _META_BATCH, **told})
 
 
 def sources(recipe: Recipe) -> Sources:

@@ -64,7 +64,7 @@ def _how_to_resume(run: Run, signal: str) -> str:
     stopped = f"stopped by {signal} after step {run.state.step}"
     if run.folder is None:
         return f"{stopped}: nothing was saved, for want of Trainer(out=...)"
-    return f"{stopped}, saved as {run.folder.path(run.state.step)}: go on from there by fit(..., resume='last')"
+    return f"{stopped}, saved as {run.folder.path(run.state.step)}: go on from there by {run.options.going_on}"
 
 
 def _ended(run: Run) -> str | None:

@@ -47,6 +47,11 @@ class Options:
         """The names of the loggers."""
         return (self.logger,) if isinstance(self.logger, str) else tuple(self.logger)
 
+    @property
+    def going_on(self) -> str:
+        """What one does to go on from the last checkpoint."""
+        return "fit(..., resume='last')"
+
 
 def check_options(options: Options) -> None:
     """Refuse options of a wrong type or out of range.

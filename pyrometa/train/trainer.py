@@ -103,7 +103,7 @@ class Trainer(Options):
         folder = None if self.out is None else Folder(Path(self.out))
         _check_fit(self, meta, validation, resume)
         with process_group() as (processes, again), _sharing(meta, processes), seeded(self.seed), Signals() as signals:
-            checkpoint = _checkpoint(folder, resume, processes, again)
+            checkpoint = _checkpoint(self, folder, resume, processes, again)
             run = Run(self, meta, source, batches, processes, signals, folder, _reports(self, folder, processes))
             try:
                 begin(run, checkpoint)
@@ -135,7 +135,9 @@ def _sharing(meta: MetaSVI, processes: Processes) -> Iterator[None]:
         meta.processes = before
 
 
-def _checkpoint(folder: Folder | None, resume: AnyPath | None, processes: Processes, again: bool) -> Found | None:
+def _checkpoint(
+    trainer: Trainer, folder: Folder | None, resume: AnyPath | None, processes: Processes, again: bool
+) -> Found | None:
     """What to go on from, found by process 0: what was asked for, or after a restart by torchrun what is there."""
     with processes.all_or_none():
         if processes.rank > 0:
@@ -145,7 +147,7 @@ def _checkpoint(folder: Folder | None, resume: AnyPath | None, processes: Proces
             resume = "last"
         elif there and resume is None:
             raise ValueError(
-                f"{folder.out} holds a run: go on with it by fit(..., resume='last'), or give another out"  # type: ignore[union-attr]
+                f"{folder.out} holds a run: go on with it by {trainer.going_on}, or give another out"  # type: ignore[union-attr]
             )
         checkpoint = None if resume is None else found(resume, folder)
     for reason in checkpoint.refused if checkpoint else ():

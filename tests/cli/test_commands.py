@@ -104,6 +104,17 @@ def test_a_resume_that_fails_leaves_the_recipe(trained, said):
     assert (trained / "recipe.toml").read_text() == before
 
 
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_run_is_not_begun_over_another(trained, said, monkeypatch, machines):
+    monkeypatch.setenv("GROUP_WORLD_SIZE", str(machines))  # of several only fit knows whether they were started again
+    before = (trained / "recipe.toml").read_bytes()
+    code, _, err = said("train", "--set", "trainer.max_steps=8")
+    how = "--resume last" if machines == 1 else "pyrometa train run --resume last"
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"run holds a run: go on with it by {how}, or give another " in err
+    assert (trained / "recipe.toml").read_bytes() == before
+
+
 def test_evaluate_prints_the_adaptation_curve_with_standard_errors(trained, said):
     code, out, err = said("evaluate", trained)
     assert (code, err) == (0, "")
