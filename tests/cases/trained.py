@@ -23,6 +23,7 @@ from pyrometa.tasks import MetaBatch, SinusoidTasks, TaskSampler
 ENGINES = {"loop": pm.Engine(vectorize=False), "engine": pm.Engine(), "recorded": pm.Engine(record=True)}
 STEPS = 6
 RANK = int(os.environ.get("RANK", "0"))
+RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def model(x, y=None):
@@ -135,7 +136,7 @@ class Watched:
     def on_step(self, moment):
         if self.ready is not None:
             Path(self.ready).touch()
-        if self.killed == [RANK, moment.step] and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if self.killed == [RANK, moment.step] and RESTARTS == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.slow)
 
@@ -165,8 +166,10 @@ def numbers(step):
 REFUSED = {"bad": lambda: bad, "others": lambda: others, "numbers": lambda: numbers}
 
 
-def case(out=None, resume=None, source="sampler", engine="engine", **watched):
+def case(out=None, resume=None, source="sampler", engine="engine", late=None, **watched):
     """What a case comes to: why the run has ended and its losses, or an error."""
+    if late == RANK and RESTARTS > 0:
+        time.sleep(3.0)
     try:
         result = trained(out, source, engine, resume, checkpoint_every=out and 1, callbacks=[Watched(**watched)])
     except (pm.NonFiniteError, pm.ProcessError) as error:

@@ -68,9 +68,9 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_process_is_lost_the_run_ends_with_the_same_bits(tmp_path, undisturbed, rank):
-    results(torchrun({"out": str(tmp_path), "killed": [rank, 4]}, flags=["--max-restarts=3"]))
+@pytest.mark.parametrize(("rank", "late"), [(0, 1), (1, 0)])
+def test_after_a_process_is_lost_the_run_ends_with_the_same_bits(tmp_path, undisturbed, rank, late):
+    results(torchrun({"out": str(tmp_path), "killed": [rank, 4], "late": late}, flags=["--max-restarts=3"]))
     assert ends(tmp_path) == undisturbed
 
 
