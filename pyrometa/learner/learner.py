@@ -19,11 +19,12 @@ from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import GradientOrder, LossRule, Newton, Rule
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_shape, check_ranks, read_tasks
 from pyrometa.learner.bound_rules import BoundRules
-from pyrometa.learner.differences import differences
+from pyrometa.learner.differences import differences, other_constraints
 from pyrometa.noise.options import Noise
 from pyrometa.noise.task_batches import with_noise
 from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
 from pyrometa.program.constants import constants
+from pyrometa.program.constraints import constraints_of
 from pyrometa.program.discovery import look_again
 from pyrometa.program.guards import second_order
 from pyrometa.program.guards.backward import check_backward
@@ -152,13 +153,14 @@ class Learner:
             {name: tensor.detach().clone() for name, tensor in tensors.items()}
             for tensors in (self.parameters(), self.constants())
         )
-        return {"parameters": parameters, "optimizer": optimizer, "constants": besides}
+        told = constraints_of(self.program.leaves)
+        return {"parameters": parameters, "optimizer": optimizer, "constraints": told, "constants": besides}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from :meth:`state_dict`; the leaves keep their identity.
 
         Raises:
-            ValueError: names or shapes differ; nothing was changed.
+            ValueError: names, shapes, dtypes, constraints or the optimiser's class differ; nothing was changed.
         """
         leaves, besides = self.parameters(), self.constants()
         missing = [part for part in ("parameters", "optimizer") if part not in state]
@@ -168,6 +170,9 @@ class Learner:
         different = differences(leaves, besides, given, others)
         if different:
             raise ValueError(f"the state is of another program: {different}")
+        own = constraints_of(self.program.leaves)
+        if constrained := other_constraints(own, state.get("constraints", own)):
+            raise ValueError(f"the state is {constrained}")
         moved = {name: besides[name] for name, value in others.items() if not _same(besides[name], value)}
         with self.optimizer.undone_on_error(moved.values()), torch.no_grad():
             self.optimizer.load_state_dict(state["optimizer"])

@@ -28,7 +28,7 @@ class Saved:
 
         Raises:
             NotInitializedError: before first data; call :meth:`init`.
-            ValueError: names or shapes differ; nothing was changed.
+            ValueError: names, shapes, dtypes, constraints or the optimiser's class differ; nothing was changed.
         """
         self._state.known().load_state_dict(state)
 
@@ -77,8 +77,9 @@ class Saved:
 
         Raises:
             CheckpointError: the file is not whole, or no checkpoint of a MetaSVI; the message says why, and which one
-                beside it is whole. Or it is of another program: which names are missing or unknown and which shapes
-                differ, before first data by the method that gives these. Nothing was changed.
+                beside it is whole. Or it is of another program: which names are missing or unknown, which shapes,
+                dtypes or constraints differ, or of which optimiser it is, before first data by the method that gives
+                these. Nothing was changed.
             OSError: what the system says, such as that there is no such file.
 
         Example:

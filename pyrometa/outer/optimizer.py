@@ -122,9 +122,10 @@ class OuterOptimizer:
         return [value for state in held for value in state.values() if isinstance(value, Tensor)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimiser's state, keyed by the leaves' names."""
+        """The optimiser's class and state, keyed by the leaves' names."""
         state = self.optimizer.state_dict()
         return {
+            "class": type(self.optimizer).__name__,
             "state": {self._names[i]: copy.deepcopy(values) for i, values in state["state"].items()},
             "param_groups": [
                 {**group, "params": [self._names[i] for i in group["params"]]} for group in state["param_groups"]
@@ -135,8 +136,9 @@ class OuterOptimizer:
         """Take over a state from :meth:`state_dict`.
 
         Raises:
-            ValueError: the state is of other parameters.
+            ValueError: the state is of other parameters, or of an optimiser of another class.
         """
+        self._check_class(state)
         index = {name: i for i, name in enumerate(self._names)}
         given = [name for group in state["param_groups"] for name in group["params"]]
         others = sorted(set(given) ^ set(index) | state["state"].keys() - index.keys())
@@ -144,15 +146,6 @@ class OuterOptimizer:
             raise ValueError(
                 f"the optimiser state is of {len(given)} parameters that are not these {len(index)}: "
                 f"{', '.join(others) or 'their order or groups differ'}"
-            )
-        own = self.optimizer.state_dict()["param_groups"]
-        lacking = {
-            key for mine, theirs in zip(own, state["param_groups"], strict=False) for key in mine.keys() - theirs
-        }
-        if lacking - {"initial_lr"}:  # which a learning-rate scheduler adds
-            raise ValueError(
-                f"the optimiser state is not of a {type(self.optimizer).__name__}: its groups lack "
-                f"{', '.join(sorted(lacking))}"
             )
         self.optimizer.load_state_dict(
             {
@@ -162,6 +155,22 @@ class OuterOptimizer:
                 ],
             }
         )
+
+    def _check_class(self, state: Mapping[str, Any]) -> None:
+        """Refuse the state of another class; one that does not tell its class, by the options that its groups lack."""
+        here = type(self.optimizer).__name__
+        there = state.get("class", here)
+        if there != here:
+            raise ValueError(f"the optimiser state is not of a {here}: it is of {there}, so give optim= that class")
+        own = self.optimizer.state_dict()["param_groups"]
+        lacking = {
+            key for mine, theirs in zip(own, state["param_groups"], strict=False) for key in mine.keys() - theirs
+        }
+        if lacking - {"initial_lr"}:  # which a learning-rate scheduler adds
+            raise ValueError(
+                f"the optimiser state is not of a {here}: its groups lack {', '.join(sorted(lacking))}, "
+                "so give optim= the class that it is of"
+            )
 
 
 def _options(optim: Optim, name: str) -> ParamGroup:

@@ -150,6 +150,78 @@ def test_another_optimisers_is_refused(tmp_path):
     assert same(meta.state_dict(), before)
 
 
+def positive_scale(constraint=dist.constraints.positive, dtype=torch.float32, optim=None):
+    """A program of a mean and of a scale that has a constraint."""
+
+    def model(x):
+        loc = pyro.sample("loc", dist.Normal(x.new_tensor(0.0), 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        scale = pyro.param("scale", torch.tensor(0.5, dtype=dtype), constraint=constraint)
+        pyro.sample("loc", dist.Normal(pyro.param("mean", torch.tensor(0.0, dtype=dtype)), scale))
+
+    pyro.clear_param_store()
+    meta = pm.MetaSVI(model, guide, optim or pyro.optim.Adam({"lr": 0.1}), inner=pm.SGD(0.01), steps=1)
+    meta.step(torch.randn(4, 5, dtype=dtype))
+    return meta
+
+
+OTHERS = {
+    "the dtype of its leaves": (
+        {"dtype": torch.float64},
+        r"guide\.scale, guide\.mean are float64 here and float32 there, so make the program in float32, say after "
+        r"torch\.set_default_dtype\(torch\.float32\)$",
+    ),
+    "the optimiser's class": (
+        {"optim": pyro.optim.AdamW({"lr": 0.1})},
+        "the optimiser state is not of a AdamW: it is of Adam, so give optim= that class$",
+    ),
+    "a constraint's kind": (
+        {"constraint": dist.constraints.softplus_positive},
+        r"guide\.scale has SoftplusPositive\(lower_bound=0\.0\) here and GreaterThan\(lower_bound=0\.0\) there: give",
+    ),
+    "a constraint's bound": (
+        {"constraint": dist.constraints.greater_than(torch.tensor(0.25))},
+        r"guide\.scale has GreaterThan\(lower_bound=0\.25\) here and GreaterThan\(lower_bound=0\.0\) there: give each",
+    ),
+    "no constraint": (
+        {"constraint": dist.constraints.real},
+        r"of other constraints: guide\.scale has none here and GreaterThan\(lower_bound=0\.0\) there: give each",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_would_mean_other_numbers_is_refused_by_name(what, tmp_path):
+    options, message = OTHERS[what]
+    positive_scale().save(tmp_path / "a.safetensors")
+    meta = positive_scale(**options)
+    before = meta.state_dict()
+    with pytest.raises(pm.CheckpointError, match=message):
+        meta.load(tmp_path / "a.safetensors")
+    assert same(meta.state_dict(), before)
+
+
+def test_a_constraint_of_more_event_dimensions_is_no_other(tmp_path):
+    positive_scale().save(tmp_path / "a.safetensors")
+    meta = positive_scale(constraint=dist.constraints.independent(dist.constraints.positive, 0))
+    meta.load(tmp_path / "a.safetensors")
+    assert meta.state_dict()["constraints"] == {"guide.scale": "GreaterThan(lower_bound=0.0)"}
+
+
+def test_a_file_that_tells_neither_class_nor_constraints_is_taken(tmp_path):
+    meta = positive_scale()
+    state = meta.state_dict()
+    del state["constraints"], state["optimizer"]["class"]
+    saving.write(tmp_path / "a.safetensors", state, kind="meta")
+    told = meta.state_dict()
+    meta.step(torch.randn(4, 5))
+    meta.load(tmp_path / "a.safetensors")
+    assert same(meta.state_dict(), told)
+
+
 @pytest.mark.filterwarnings("ignore:.*requires_grad=False:UserWarning")  # of pyro.module, as under plain SVI
 def test_one_frozen_before_first_data_is_not_learned_there(tmp_path):
     path = saved(tmp_path, resumed.meta_svi())
