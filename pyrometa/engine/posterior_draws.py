@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import vjp, vmap
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.fallback import fall_back
@@ -72,7 +74,7 @@ class PosteriorDraws:
     def _points(self, shape: Hashable, fast: Mapping[str, Tensor], task: Data, draws: int) -> list[Tensor]:
         """The noise of all draws, one tensor for each that the guide makes, shape ``(draws, *draw)``."""
         params = {name: value[0] for name, value in fast.items()}
-        tape = self._tapes.recorded(shape, lambda recorder: self._program.sampled(params, task, recorder))
+        tape = self._tapes.recorded(shape, lambda recorder: self._sampled(params, task, recorder))
         return sobol_points(tape, draws) or [torch.zeros(draws)]
 
     def _prove(self, fast: Mapping[str, Tensor], support: Data, points: Sequence[Tensor]) -> None:
@@ -88,7 +90,7 @@ class PosteriorDraws:
     def _side_by_side(self, fast: Mapping[str, Tensor], support: Data, points: Sequence[Tensor]) -> Values:
         def one(params: Params, tensors: Sequence[Tensor], noise: Sequence[Tensor]) -> Values:
             mode = BatchedNoise(noise).expecting(self._tapes.kinds)
-            return self._program.sampled(params, support.on(iter(tensors)), mode)
+            return self._sampled(params, support.on(iter(tensors)), mode)
 
         each_draw = vmap(one, (None, None, 0), randomness="different")
         each_task = vmap(each_draw, (0, 0, None), randomness="different")
@@ -103,8 +105,13 @@ class PosteriorDraws:
         for task in range(len(support.tensors()[0])):
             params = {name: value[task] for name, value in fast.items()}
             modes = [ReplayNoise(noise).expecting(self._tapes.kinds) for noise in zip(*points, strict=True)]
-            each.append(_stacked([self._program.sampled(params, support[task], mode) for mode in modes]))
+            each.append(_stacked([self._sampled(params, support[task], mode) for mode in modes]))
         return _stacked(each)
+
+    def _sampled(self, params: Params, task: Data, mode: AbstractContextManager[Any]) -> Values:
+        """One draw, by parameters that seem to require gradients: of others ``pyro.module`` warns."""
+        drawn: Values = vjp(lambda params: self._program.sampled(params, task, mode), params)[0]
+        return drawn
 
 
 def _stacked(values: Sequence[Values]) -> Values:

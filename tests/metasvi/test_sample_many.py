@@ -1,6 +1,7 @@
 """Posteriors of many tasks side by side: what one task's guide draws, and what the exact posterior is."""
 
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -143,3 +144,26 @@ def test_a_guide_that_vmap_refuses_is_drawn_from_one_by_one():
         pm.MetaSVI(local, branching_guide, ADAM, steps=0, engine=pm.Engine(vectorize=False)), given, draws=4
     )
     assert torch.equal(found, expected["z"])
+
+
+@pytest.mark.parametrize("vectorize", ["auto", False])
+@pytest.mark.parametrize(("adapt", "steps"), [("guide", 0), ("guide.amortized.heads.*.bias", 1)])
+def test_modules_of_a_guide_are_not_warned_of(adapt, steps, vectorize):
+    """Pyro warns of a module whose parameters seem frozen; the bench makes that an error."""
+    guide = partial(pm.guides.SetEncoderGuide, encoder=Rows())
+    meta = meta_svi(linear, guide, adapt=adapt, steps=steps, engine=pm.Engine(vectorize=vectorize))
+    before = {name: leaf.requires_grad for name, leaf in meta.guide.named_parameters()}
+    values = meta.sample_many(torch.randn(2, 5, 3), draws=4)["w"]
+    assert (values.shape, values.requires_grad) == ((2, 4, 2), False)
+    assert {name: leaf.requires_grad for name, leaf in meta.guide.named_parameters()}.items() >= before.items()
+
+
+class Rows(torch.nn.Module):
+    """Features of each row, by a plain module."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.layer(x)
