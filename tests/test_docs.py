@@ -1,6 +1,12 @@
-"""Every ```python block of the README and of docs/*.md runs, and every local link leads somewhere."""
+"""Every ```python block of the README and of docs/*.md runs, and every local link leads somewhere.
 
+Of a page that is a walk, the blocks that begin with the name of a file are that file, and every ```bash block is run.
+"""
+
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +15,12 @@ import torch
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 READMES = [ROOT / "examples" / "README.md", ROOT / "experiments" / "README.md"]
+WALKS = [ROOT / "docs" / "table-to-posteriors.md"]
 LINKED = [*PAGES, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[`~]*[ \t]*$", re.M | re.S)
+FILE = re.compile(r"# ([\w.]+\.\w+)\n")
+NUMBER = re.compile(r"-?\d[\d.,:-]*")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)=\"([^\"]+)\"")
 
 
@@ -38,17 +47,53 @@ def run_blocks(text, name):
     return namespace
 
 
+def walk(text, folder):
+    """Writes a page's files and runs its commands, in order; yields what each has said, and what the page shows."""
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for match in FENCE.finditer(text):
+        info, code = match["info"].strip(), match["code"]
+        if info == "bash":
+            command = ["bash", "-euo", "pipefail", "-c", code]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{code}{done.stdout}{done.stderr}"
+            said = done.stdout + done.stderr
+        elif info == "text":
+            yield said, code
+        else:
+            (folder / FILE.match(code)[1]).write_text(code, encoding="utf-8")
+
+
+def form(line):
+    """A line without its numbers, its folders and the width of its columns."""
+    return " ".join(NUMBER.sub("0", re.sub(r"/\S+/", "/", line)).split())
+
+
 def local_links(text):
     """The targets of all links to files of the repository, outside code blocks, without their anchors."""
     targets = [first or second for first, second in LINK.findall(FENCE.sub("", text))]
     return [target.split("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in WALKS], ids=lambda path: path.name)
 def test_the_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         run_blocks(page.read_text(encoding="utf-8"), str(page))
+
+
+@pytest.mark.parametrize("page", WALKS, ids=lambda path: path.name)
+def test_a_walk_runs_and_shows_what_comes_out(page, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    for line, code in python_blocks(text):
+        name = FILE.match(code)[1]
+        assert re.search(rf"python {name}|\b{Path(name).stem}:", text), f"nothing runs {name}, line {line}"
+    shown = 0
+    for said, told in walk(text, tmp_path):
+        forms = [form(line) for line in said.splitlines()]
+        assert [line for line in told.splitlines() if form(line) not in forms] == [], said
+        shown += 1
+    assert shown
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/axes.md"])
@@ -69,6 +114,20 @@ def test_blocks_share_a_namespace_in_order_and_keep_their_lines():
     with pytest.raises(ZeroDivisionError) as error:
         run_blocks("one\n```python\n\n1 / 0\n```\n", "page")
     assert error.traceback[-1].lineno == 3  # counted from 0
+
+
+def test_a_walk_writes_files_and_stops_at_what_fails(tmp_path):
+    text = "```toml\n# a.toml\nx = 1\n```\n\n```bash\ncat a.toml\n```\n\n```text\nx = 2\n```\n"
+    [(said, told)] = walk(text, tmp_path)
+    assert (said, told) == ("# a.toml\nx = 1\n", "x = 2\n")
+    assert form(told) in map(form, said.splitlines())
+    with pytest.raises(AssertionError, match="no_such_file"):
+        list(walk("```bash\ncat no_such_file | cat\n```\n", tmp_path))
+
+
+def test_a_form_is_what_stays_the_same():
+    assert form("run   /tmp/a-1/runs/recipe") == form("run /home/you/runs/recipe")
+    assert form("1000  12  -0.79, 20.1 s") == form("1001 8 1.2, 7 s") != form("1001 8 1.2, 7 min")
 
 
 @pytest.mark.parametrize(
