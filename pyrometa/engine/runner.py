@@ -27,8 +27,9 @@ from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.internals import tree_leaves
+from pyrometa.program.end_to_end_values import TaskValues, of_each_task
 from pyrometa.recording.recordings import Recordings
-from pyrometa.types import Params, TaskBatch
+from pyrometa.types import TaskBatch
 
 
 class Runner:
@@ -74,12 +75,11 @@ class Runner:
             losses.update(zip(index, some.unbind(1), strict=True))
         return losses
 
-    def adapted(self, problem: Problem, groups: Sequence[TaskBatch]) -> list[Params]:
+    def adapted(self, problem: Problem, groups: Sequence[TaskBatch]) -> list[TaskValues]:
         """Fast weights of each task after the last step, cut off from any graph."""
-        found: dict[int, Params] = {}
+        found: dict[int, TaskValues] = {}
         for index, fast in self.run(problem, groups, FastWeights()):
-            for row, i in enumerate(index):
-                found[i] = {name: value[row] for name, value in fast.items()}
+            found.update(zip(index, of_each_task(fast, len(index)), strict=True))
         return [found[i] for i in range(len(found))]
 
     def drawn(self, problem: Problem, batch: TaskBatch, draws: int) -> Values:

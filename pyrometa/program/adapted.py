@@ -11,10 +11,13 @@ import pyro
 from torch import Tensor, nn
 
 from pyrometa.atomic.exclusive import exclusive
+from pyrometa.program.end_to_end_values import TaskValues
 from pyrometa.program.param_recorder import root_module
 from pyrometa.program.pickled import own, without_weak_references
 from pyrometa.program.program import Program
 from pyrometa.types import Data
+
+NO_DATA = Data((), {})
 
 
 class _AdaptedValues(nn.Module):
@@ -123,9 +126,31 @@ class AdaptedGuide(_Adapted):
     keeps it as it is.
     """
 
-    def __init__(self, program: Program, values: Mapping[str, Tensor], support: Data) -> None:
-        super().__init__(program, program.conditioned(support), _AdaptedValues(values))
-        self._support = support if program.reads_support else Data((), {})
+    def __init__(self, program: Program, values: TaskValues, support: Data) -> None:
+        # a module with parameters weighs ten times what these values do: it is made when it is first used
+        vars(self).update(_program=program, _unmade=(values, support if program.reads_support else NO_DATA))
+
+    def __getattr__(self, name: str) -> Any:
+        if "_unmade" in vars(self):
+            self._make()
+        return vars(self)[name] if name in vars(self) else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_unmade" in vars(self):
+            self._make()
+        super().__setattr__(name, value)
+
+    @exclusive
+    def _make(self) -> None:
+        """Become a module, once; what another thread reads meanwhile waits here."""
+        unmade = vars(self).get("_unmade")
+        if unmade is None:
+            return
+        values, support = unmade
+        made = object.__new__(AdaptedGuide)
+        _Adapted.__init__(made, self._program, self._program.conditioned(support), _AdaptedValues(values.by_name()))
+        vars(self).update(vars(made), _support=support)
+        del vars(self)["_unmade"]
 
     def _side(self) -> Callable[..., Any]:
         return self._program.conditioned(self._support)
