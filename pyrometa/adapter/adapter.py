@@ -185,9 +185,10 @@ class Adapter:
     def _posteriors(
         self, positions: list[int], data: ModelTensors, errors: dict[int, str]
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """The columns of groups of one size; those that diverge are found by halves, and noted among the errors."""
+        """The columns of groups of one size; those that fail are noted, whose data no batch takes found by halves."""
+        diverged: dict[int, str] = {}
         try:
-            columns = self._columns_of(data)
+            columns = self._columns_of(data, diverged)
         except (NonFiniteError, ValueError) as error:
             reason = first_line(error) if isinstance(error, NonFiniteError) else outside_support(error)
             if reason is None:
@@ -200,11 +201,12 @@ class Adapter:
                 yield from self._posteriors(positions[part], nest.mapped(itemgetter(part), data), errors)
             return
         finite = torch.stack([values.isfinite() for values in columns.values()]).all(0)
-        errors.update({positions[i]: "the posterior is not finite" for i in (~finite).nonzero().flatten().tolist()})
+        bad = dict.fromkeys((~finite).nonzero().flatten().tolist(), "the posterior is not finite") | diverged
+        errors.update((positions[i], reason) for i, reason in bad.items())
         yield positions, columns
 
-    def _columns_of(self, data: ModelTensors) -> dict[str, Tensor]:
-        sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites, seed=self.seed)
+    def _columns_of(self, data: ModelTensors, diverged: dict[int, str]) -> dict[str, Tensor]:
+        sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites, seed=self.seed, diverged=diverged)
         parts = [columns_of(name, draws.cpu(), self.outputs, self.quantiles) for name, draws in sites.items()]
         return {name: values for part in parts for name, values in part.items()}
 

@@ -119,9 +119,11 @@ class Refinement:
         *,
         sites: Sequence[str] | None = None,
         seed: int | None = None,
+        diverged: dict[int, str] | None = None,
     ) -> dict[str, Tensor]:
         """As :meth:`MetaSVI.sample_many <pyrometa.MetaSVI.sample_many>`."""
-        return self._refining.sample_many(self._given(supports), draws, steps, sites=sites, seed=seed)
+        given = self._given(supports)
+        return self._refining.sample_many(given, draws, steps, sites=sites, seed=seed, diverged=diverged)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`MetaSVI.named_parameters <pyrometa.MetaSVI.named_parameters>`."""

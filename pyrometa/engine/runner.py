@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pyrometa.engine.plan import Plan
 from pyrometa.engine.posterior_draws import PosteriorDraws, Values
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.engine.proved_plans import ProvedPlans
+from pyrometa.engine.set_apart import FastWeightsApart, one_by_one_apart, plan_of_good
 from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
@@ -29,7 +31,7 @@ from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.internals import tree_leaves
 from pyrometa.program.end_to_end_values import TaskValues, of_each_task
 from pyrometa.recording.recordings import Recordings
-from pyrometa.types import TaskBatch
+from pyrometa.types import Params, TaskBatch
 
 
 class Runner:
@@ -82,13 +84,33 @@ class Runner:
             found.update(zip(index, of_each_task(fast, len(index)), strict=True))
         return [found[i] for i in range(len(found))]
 
-    def drawn(self, problem: Problem, batch: TaskBatch, draws: int) -> Values:
-        """Draws from the adapted guides of tasks of one shape, ``(tasks, draws, *site)`` by latent site."""
+    def drawn(self, problem: Problem, batch: TaskBatch, draws: int, diverged: dict[int, str] | None = None) -> Values:
+        """Draws from the adapted guides of tasks of one shape, ``(tasks, draws, *site)`` by latent site.
+
+        Args:
+            problem: what to adapt, and how.
+            batch: the tasks.
+            draws: how many a task.
+            diverged: takes why a task diverges, whose draws are of the leaves then; None raises it.
+        """
         if self._posterior is None:
             self._posterior = PosteriorDraws(problem.program, self._options)
-        parts = [fast for _, fast in self.run(problem, [batch], FastWeights())]
+        chunks = batch.chunks(self._options.chunk_size)
+        parts = [part for chunk in chunks for part in self._fast_weights(problem, chunk, diverged)]
         fast = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return self._posterior(fast, batch.support, draws)
+
+    def _fast_weights(self, problem: Problem, batch: TaskBatch, diverged: dict[int, str] | None) -> list[Params]:
+        try:
+            return [fast for _, fast in self.run(problem, [batch], FastWeights())]
+        except NonFiniteError:
+            if diverged is None:
+                raise
+        plan = plan_of_good(self._plans, problem, batch)
+        if plan is not None:
+            with suppress(SideBySideError):
+                return [attempt(FastWeightsApart(diverged), BatchPath(problem, batch, FastWeightsApart.order, plan))]
+        return [one_by_one_apart(problem, batch, diverged)]
 
     def plan(self, problem: Problem, groups: Sequence[TaskBatch]) -> dict[str, str]:
         """How each adapted parameter is held, and why: one line a parameter."""

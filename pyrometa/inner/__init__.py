@@ -1,7 +1,7 @@
 """Inner rules, one file each, and the one adaptation loop."""
 
 from pyrometa.inner.adam import Adam
-from pyrometa.inner.adaptation import GradientOrder, Path, adapt
+from pyrometa.inner.adaptation import GradientOrder, Path, adapt, not_finite
 from pyrometa.inner.arrow import Arrow
 from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.cures import cure
@@ -57,6 +57,7 @@ __all__ = [
     "adapt",
     "all_finite",
     "cure",
+    "not_finite",
     "over_rows",
     "step_count",
     "step_counts",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from pyrometa.inner.task_rows import TaskRows
 from pyrometa.types import Params
 
 Point = TypeVar("Point")
+Look: TypeAlias = Callable[[Tensor, Params, Any, int, str], None]
+"""Looks at the losses and gradients of a path's step; the last argument says what they are, if not gradients."""
 
 
 class GradientOrder(IntEnum):
@@ -125,12 +127,13 @@ class Path(Protocol[Point]):
         """The point whose fast weights are these, in the form of what :meth:`loss` names."""
 
 
-def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
+def adapt(path: Path[Point], steps: int, look: Look | None = None) -> Iterator[Point]:
     """Adapt tasks, step by step.
 
     Args:
         path: the tasks' losses and fast weights.
         steps: number of steps K.
+        look: is shown each step's losses and gradients; None refuses those that are not finite.
 
     Yields:
         The points after 0, 1, ..., K steps.
@@ -138,6 +141,7 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
     Raises:
         NonFiniteError: naming task, step and parameter.
     """
+    look = look or _check_finite
     point = path.start()
     yield point
     for step in range(steps):
@@ -145,16 +149,22 @@ def adapt(path: Path[Point], steps: int) -> Iterator[Point]:
         losses, variables, seen = path.loss(point, step)
         grads = _gradients(losses, variables, create_graph=isinstance(rule, LossRule) or order is GradientOrder.SECOND)
         if path.check_finite:
-            _check_finite(losses, grads, path, step)
+            look(losses, grads, path, step, "the gradient of")
         if isinstance(rule, LossRule):
-            point = _moved_by_loss(path, rule, losses, (variables, grads), step, order)
+            point = _moved_by_loss(path, rule, losses, (variables, grads), step, order, look)
         else:
             point = path.move(point, grads, step, seen, order)
         yield point
 
 
 def _moved_by_loss(
-    path: Path[Point], rule: LossRule, losses: Tensor, slopes: tuple[Params, Params], step: int, order: GradientOrder
+    path: Path[Point],
+    rule: LossRule,
+    losses: Tensor,
+    slopes: tuple[Params, Params],
+    step: int,
+    order: GradientOrder,
+    look: Look,
 ) -> Point:
     """The next point by a rule that asks for more than gradients, from the variables and these."""
     variables, grads = slopes
@@ -165,7 +175,7 @@ def _moved_by_loss(
     with _naming_backward():
         moved = fast.split(rule.moved(here, path.learned, step))
     if path.check_finite:
-        _check_finite(losses, dict(zip(variables, moved, strict=True)), path, step, "a second derivative by")
+        look(losses, dict(zip(variables, moved, strict=True)), path, step, "a second derivative by")
     return path.moved_to(moved, order)
 
 
@@ -209,7 +219,7 @@ def _naming_backward() -> Iterator[None]:
         ) from error
 
 
-def _check_finite(losses: Tensor, grads: Params, path: Path[Any], step: int, what: str = "the gradient of") -> None:
+def _check_finite(losses: Tensor, grads: Params, path: Path[Any], step: int, what: str) -> None:
     if all_finite([losses, *grads.values()]):
         return
     tasks, rule = path.tasks, path.rule
@@ -218,18 +228,19 @@ def _check_finite(losses: Tensor, grads: Params, path: Path[Any], step: int, wha
         bad = ~torch.isfinite(rows.detach().reshape(len(tasks), -1)).all(1)
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise _not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row], rule, name)
+            raise not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row].item(), rule, name)
     bad = ~torch.isfinite(losses.detach().view(-1))
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise _not_finite(tasks[row], step, "the support loss", losses.view(-1)[row], rule)
+        raise not_finite(tasks[row], step, "the support loss", losses.view(-1)[row].item(), rule)
 
 
-def _not_finite(
-    task: int, step: int, what: str, loss: Tensor, rule: Rule, parameter: str | None = None
+def not_finite(
+    task: int, step: int, what: str, loss: float, rule: Rule, parameter: str | None = None
 ) -> NonFiniteError:
+    """The error of a task that diverges at a step."""
     return NonFiniteError(
-        f"task {task}, inner step {step}: {what} is not finite (support loss {loss.item():g}): {cure(rule)}",
+        f"task {task}, inner step {step}: {what} is not finite (support loss {loss:g}): {cure(rule)}",
         task,
         step,
         parameter,

@@ -70,6 +70,7 @@ class Adapting:
         sites: Sequence[str] | None = None,
         seed: int | None = None,
         kwargs: Kwargs = None,
+        diverged: dict[int, str] | None = None,
     ) -> dict[str, Tensor]:
         """Fit many tasks, and draw from their guides side by side.
 
@@ -83,12 +84,14 @@ class Adapting:
             sites: names of latent sites; None for all of the guide's.
             seed: of the noise and the points; None draws one from the global generator, which is left alone otherwise.
             kwargs: keyword arguments that all tasks share.
+            diverged: takes the reason why a task diverges, by its position, and the others are drawn from all the
+                same; None raises.
 
         Returns:
-            For each latent site its values, shape ``(tasks, draws, *site)``.
+            For each latent site its values, shape ``(tasks, draws, *site)``; NaN of a task that diverges.
 
         Raises:
-            NonFiniteError: an inner step is not finite.
+            NonFiniteError: an inner step is not finite, and there is no ``diverged``.
             ValueError, TypeError: bad data, no such site, a site of another shape for another task.
         """
         count, steps = step_count("draws", draws), self.steps if steps is None else step_count("steps", steps)
@@ -101,8 +104,12 @@ class Adapting:
             for index, support, _ in by_shape(tasks, tasks):
                 torch.manual_seed(seed)
                 batch = self._alike(learner, index, support, steps)
-                for name, values in _chosen(self._runner.drawn(problem, batch, count), sites).items():
+                found = self._runner.drawn(problem, batch, count, diverged)
+                for name, values in _chosen(found, sites).items():
                     _put(drawn, index, values, name, len(tasks))
+        for values in drawn.values():
+            if diverged and values.is_floating_point():
+                values[list(diverged)] = torch.nan
         return drawn
 
     def _alike(self, learner: Learner, index: tuple[int, ...], support: Data, steps: int) -> TaskBatch:
