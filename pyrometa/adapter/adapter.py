@@ -16,12 +16,16 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.adapter.cut import CutTable, cut
 from pyrometa.adapter.summaries import check_outputs, columns_of
-from pyrometa.errors import NonFiniteError, first_line
+from pyrometa.errors import NonFiniteError, NotInitializedError, first_line
 from pyrometa.metasvi import MetaSVI
 from pyrometa.tasks.columns import Columns, ColumnSpec
 from pyrometa.tasks.from_table import arrow_table
 from pyrometa.tasks.meta_batch import ModelTensors
 from pyrometa.tasks.optional import import_package
+
+_NOT_KNOWN = (
+    "the result lacks the columns of the sites, which are not known before a good group: call meta.init(data) first"
+)
 
 
 class Adapter:
@@ -35,7 +39,8 @@ class Adapter:
 
     The result has the group column, ``rows``, the columns of each latent site (``slope_mean``, ``slope_sd``,
     ``slope_q5``, ...; ``slope[0]_mean`` where it has a shape) and ``error``: of a group that can't be adapted it says
-    why, and all else is null. It stops no other group.
+    why, and all else is null. It stops no other group. Without a good group the columns are the same, if the MetaSVI
+    has seen data before and no site has a row's shape; otherwise there are none of sites.
 
     An adapter can be pickled if its MetaSVI can, that is if model and guide can be imported. It is what Ray Data's
     ``map_batches``, Dask's ``map_partitions`` and Spark's ``mapInPandas`` take.
@@ -149,6 +154,10 @@ class Adapter:
                 self.check_names(columns, found)
                 for name, values in columns.items():
                     found.setdefault(name, values.new_full((len(groups),), torch.nan))[some] = values
+        if not found:
+            known = self._known_columns()
+            found = {name: values.new_full((len(groups),), torch.nan) for name, values in (known or {}).items()}
+            errors = errors if known is not None else {i: f"{reason}; {_NOT_KNOWN}" for i, reason in errors.items()}
         failed = np.isin(np.arange(len(groups)), list(errors))
         columns = {name: pa.array(values.numpy(), mask=failed) for name, values in found.items()}
         said = pa.array([errors.get(i) for i in range(len(groups))], pa.string())
@@ -205,9 +214,21 @@ class Adapter:
         errors.update((positions[i], reason) for i, reason in bad.items())
         yield positions, columns
 
+    def _known_columns(self) -> dict[str, Tensor] | None:
+        """The columns of any group; none where they follow its rows, and None before first data."""
+        try:
+            known = self.meta.latent_sites() or {}
+        except NotInitializedError:
+            return None
+        sites = known if self.sites is None else {name: known[name] for name in self.sites if name in known}
+        return self._summaries({name: torch.zeros(1, self.draws, *s, dtype=t) for name, (s, t) in sites.items()})
+
     def _columns_of(self, data: ModelTensors, diverged: dict[int, str]) -> dict[str, Tensor]:
         sites = self.meta.sample_many(data, self.draws, self.steps, sites=self.sites, seed=self.seed, diverged=diverged)
-        parts = [columns_of(name, draws.cpu(), self.outputs, self.quantiles) for name, draws in sites.items()]
+        return self._summaries({name: draws.cpu() for name, draws in sites.items()})
+
+    def _summaries(self, sites: dict[str, Tensor]) -> dict[str, Tensor]:
+        parts = [columns_of(name, draws, self.outputs, self.quantiles) for name, draws in sites.items()]
         return {name: values for part in parts for name, values in part.items()}
 
 

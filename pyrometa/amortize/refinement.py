@@ -125,6 +125,10 @@ class Refinement:
         given = self._given(supports)
         return self._refining.sample_many(given, draws, steps, sites=sites, seed=seed, diverged=diverged)
 
+    def latent_sites(self) -> Mapping[str, tuple[torch.Size, torch.dtype]] | None:
+        """As :meth:`MetaSVI.latent_sites <pyrometa.MetaSVI.latent_sites>`."""
+        return self._refining.latent_sites()
+
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """As :meth:`MetaSVI.named_parameters <pyrometa.MetaSVI.named_parameters>`."""
         return self._refining.named_parameters()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -111,6 +111,14 @@ class Adapting:
             if diverged and values.is_floating_point():
                 values[list(diverged)] = torch.nan
         return drawn
+
+    def latent_sites(self) -> Mapping[str, tuple[torch.Size, torch.dtype]] | None:
+        """Shape and type of a draw of each latent site of the guide; None where they follow a task's rows.
+
+        Raises:
+            NotInitializedError: before first data; call :meth:`init`.
+        """
+        return self._state.known().program.found.latents
 
     def _alike(self, learner: Learner, index: tuple[int, ...], support: Data, steps: int) -> TaskBatch:
         """Tasks of one shape that all meet the same noise."""

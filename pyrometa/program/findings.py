@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from pyro.infer.elbo import ELBO
+from pyro.poutine import Trace
 from torch import nn
 
 from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
@@ -16,6 +18,7 @@ from pyrometa.program.guide_draws import GuideDraws
 from pyrometa.program.leaves import Leaf, find_leaves
 from pyrometa.program.objectives import Objective
 from pyrometa.program.param_recorder import SideRun
+from pyrometa.program.traces import draws, is_auxiliary, is_data, latents, plates
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,7 @@ class Findings:
         leaves: its parameters by name.
         local_sites: latent sites that an autoguide holds a variational parameter a row for.
         registered: modules that a function registers with Pyro.
+        latents: shape and type of each latent site of the guide; None where they follow the data's rows.
     """
 
     elbo: ELBO | Objective
@@ -35,6 +39,7 @@ class Findings:
     leaves: Mapping[str, Leaf] = field(default_factory=dict)
     local_sites: tuple[str, ...] = ()
     registered: tuple[nn.Module, ...] = ()
+    latents: Mapping[str, tuple[torch.Size, torch.dtype]] | None = None
 
     @classmethod
     def of(cls, given: Given, guide: SideRun, model: SideRun) -> Findings:
@@ -48,7 +53,8 @@ class Findings:
             warn_of_forgotten_jacobians(objective, guide.trace)
         leaves, local = find_leaves(guide, model), local_sites(guide, model.trace)
         registered = (*guide.recorder.modules.values(), *model.recorder.modules.values())
-        return cls(elbo, elbo if given.score is None else given.score, leaves, local, registered)
+        score = elbo if given.score is None else given.score
+        return cls(elbo, score, leaves, local, registered, latents_of_all_data(guide.trace, model.trace))
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,15 @@ class Look:
     def of(cls, guide: SideRun, model: SideRun, leaves: Mapping[str, Leaf]) -> Look:
         """Read the look off runs of guide and model."""
         return cls(GuideDraws.of(guide.trace, leaves), lines(guide, model))
+
+
+def latents_of_all_data(guide: Trace, model: Trace) -> dict[str, tuple[torch.Size, torch.dtype]] | None:
+    """Shape and type of each latent site of a guide; None where one is in a plate of the data."""
+    sites = {name: site for name, site in latents(guide).items() if not is_auxiliary(site)}
+    of_data = {frame.name for site in draws(model).values() if is_data(site) for frame in plates(site)}
+    if any(frame.name in of_data for name in sites for frame in plates(model.nodes.get(name, sites[name]))):
+        return None
+    return {name: (site["value"].shape, site["value"].dtype) for name, site in sites.items()}
 
 
 def check_runs(guide: SideRun, model: SideRun) -> None:

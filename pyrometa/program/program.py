@@ -32,7 +32,7 @@ from pyrometa.program.particle_draws import points_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
 from pyrometa.program.plates import RowPlates, plate_sizes
 from pyrometa.program.store import restore_store, store_under, stored
-from pyrometa.program.traces import latents
+from pyrometa.program.traces import is_auxiliary, latents
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.kept_tensors import KeptTensors
 from pyrometa.types import Data, StepNoise
@@ -164,7 +164,7 @@ class Program:
         """What the guide draws of its latent sites, under a mode that answers its draws."""
         with pyro.validation_enabled(False), AsParameters(params.values()), mode:
             sites = self.latents_of_guide(params, data).items()
-        return {name: site["value"] for name, site in sites if not site["infer"].get("is_auxiliary")}
+        return {name: site["value"] for name, site in sites if not is_auxiliary(site)}
 
     def refuses_batches(self) -> str | None:
         """Why :meth:`batched` can't be used on this program, or None."""

@@ -27,6 +27,11 @@ def is_data(site: Any) -> bool:
     return bool(site.get("is_observed")) and not any(isinstance(fn, Delta) for fn in layers(site["fn"]))
 
 
+def is_auxiliary(site: Any) -> bool:
+    """Whether a guide draws it on the way to its latent sites, as an autoguide's one vector of all of them."""
+    return bool(site["infer"].get("is_auxiliary"))
+
+
 def plates(site: Any) -> Iterable[Any]:
     """The plates around a sample site."""
     return site["cond_indep_stack"] if site["type"] == "sample" else ()

@@ -166,9 +166,44 @@ def test_a_site_of_another_shape_for_another_group_is_named():
         one(made_table([3, 4]))
 
 
-def test_a_table_of_bad_groups_alone():
-    table = made_table([3]).to_pandas().assign(y=np.nan)
-    assert adapter()(table)["error"].notna().all()
+@pytest.mark.parametrize("outputs", [("mean", "sd", "quantiles"), ("quantiles",)])
+@pytest.mark.parametrize("rows", [0, 3], ids=["no row", "bad groups alone"])
+def test_a_table_without_a_good_group_has_the_columns_of_one_with(rows, outputs):
+    one, table = adapter(outputs=outputs), made_table([3, 4])
+    expected = one(table)
+    for again in (one, pickle.loads(pickle.dumps(one)), pm.Adapter(one.meta, "user", COLUMNS, outputs)):
+        found = again(table.set_column(3, "y", pa.array([np.nan] * 7)).slice(0, rows))
+        assert found.schema == expected.schema
+        assert all(found[name].null_count == len(found) for name in found.column_names[2:-1])
+        assert found["error"].to_pylist() == [NOT_FINITE] * (rows > 0)
+
+
+NOT_FINITE = "3 values are no finite number in column 'y', the first in its row 0: nan"
+
+
+def test_before_first_data_a_table_of_bad_groups_alone_says_why_it_lacks_columns():
+    one, bad = adapter(), made_table([3, 4]).to_pandas().assign(y=np.nan)
+    found = one(bad)
+    assert found.columns.tolist() == ["user", "rows", "error"]
+    assert (
+        "lacks the columns of the sites, which are not known before a good group: call meta.init" in found["error"][1]
+    )
+    one.meta.init(tuple(x[None] for x in adapter_program.task(made_table([5]), 0)))
+    assert one(bad).columns.tolist() == one(made_table([3, 4])).column_names
+    assert "lacks" not in one(bad)["error"][1]
+
+
+def test_sites_that_follow_the_rows_have_no_column_without_a_good_group():
+    one = pm.Adapter(adapter_program.made_local(), "user", "y", ("mean",))
+    one(made_table([3]))
+    assert one(made_table([4]).to_pandas().assign(y=np.nan)).columns.tolist() == ["user", "rows", "error"]
+
+
+def test_an_amortized_guide_knows_its_sites():
+    amortized = pm.Amortize(adapter_program.mean_of_rows, torch.zeros(4), rows=(2, 8), features=4, rounds=1)
+    one, table = pm.Adapter(amortized.meta, "user", "y", ("mean",), draws=8), made_table([3])
+    expected = one(table)
+    assert one(table.slice(0, 0)).schema == expected.schema
 
 
 def test_pickled_it_gives_the_same():
