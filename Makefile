@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow test-ecosystem test-newest test-oldest lint format docs bench clean
+.PHONY: setup demo test test-slow test-ecosystem test-newest test-oldest lint format docs bench soak clean
 
 setup: .venv/.done
 
@@ -78,6 +78,10 @@ bench: setup
 	$(RUN) python -m benchmarks.noise_points --json bench/noise_points.json
 	$(RUN) python -m benchmarks.inner_rules --json bench/inner_rules.json
 	$(RUN) python -m benchmarks.newton_step --json bench/newton_step.json
+
+# Half an hour; both engines side by side, a process each.
+soak: setup
+	OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.soak --minutes 30
 
 clean:
 	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

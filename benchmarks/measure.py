@@ -153,7 +153,7 @@ def resident() -> float:
     """Resident MiB, after what is free has been given back (Linux)."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return _status("VmRSS")
+    return status("VmRSS")
 
 
 def peak_resident(step: Callable[[], object]) -> float:
@@ -161,10 +161,11 @@ def peak_resident(step: Callable[[], object]) -> float:
     resident()
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets VmHWM to what is resident now
     step()
-    return _status("VmHWM")
+    return status("VmHWM")
 
 
-def _status(field: str) -> float:
+def status(field: str) -> float:
+    """A figure of this process that the kernel keeps, in MiB (Linux)."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 

@@ -20,9 +20,13 @@ from pyrometa.noise.replay import ReplayNoise
 from pyrometa.noise.tapes import Tapes
 from pyrometa.program.program import Program
 from pyrometa.types import Data, Params
+from pyrometa.types.latest import Latest
 
 Values = dict[str, Tensor]
 """Values of the guide's latent sites by name."""
+
+_KEPT = 512
+"""How many shapes that were proved are remembered."""
 
 TRIED = 2
 """Tasks and draws that are compared with the loop."""
@@ -40,7 +44,7 @@ class PosteriorDraws:
         self._program, self._options = program, options
         self._tapes = Tapes()
         self._together = options.vectorize is not False
-        self._proved: set[Hashable] = set()
+        self._proved: Latest[Hashable, None] = Latest(_KEPT)
 
     def __call__(self, fast: Mapping[str, Tensor], support: Data, draws: int) -> Values:
         """Draw from the guides of tasks of one shape.
@@ -63,7 +67,7 @@ class PosteriorDraws:
             try:
                 if shape not in self._proved:
                     self._prove(fast, support, points)
-                    self._proved.add(shape)
+                    self._proved[shape] = None
                 return self._side_by_side(fast, support, points)
             except Exception as error:  # a guide is the user's own code, and vmap meets it with errors of any type
                 check_interrupt(error)

@@ -15,6 +15,10 @@ from pyrometa.engine.trial import UnprovedError, trial, trial_of_padding
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder
 from pyrometa.types import TaskBatch
+from pyrometa.types.latest import Latest
+
+_KEPT = 512
+"""How many plans are kept: ten kilobytes each, and a trial to make it anew."""
 
 
 class ProvedPlans:
@@ -29,7 +33,8 @@ class ProvedPlans:
 
     def __init__(self, options: Engine) -> None:
         self._options = options
-        self.kept: dict[Any, Plan | None] = {}
+        self.kept: Latest[Any, Plan | None] = Latest(_KEPT)
+        self._warned = False
 
     def plan(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
         """The plan for tasks of this shape, or None where they are run one by one, for good or for now."""
@@ -70,10 +75,10 @@ class ProvedPlans:
     def give_up(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> None:
         """From now on run tasks of this shape one by one."""
         self.kept[_key(problem, tasks, order)] = None
+        self._warned = True
 
     def _made(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, *, warn: bool = True) -> Plan | None:
         """A plan that has passed its trial; None, with one warning a program, where none does."""
-        warned = None in self.kept.values()
         refused = problem.program.refuses_batches()
         if refused:
             reason: str | None = told(problem.program, refused)
@@ -81,8 +86,9 @@ class ProvedPlans:
             plan, reason = self._tried(problem, tasks, order)
             if plan is not None:
                 return plan
-        if warn and not warned:
+        if warn and not self._warned:
             fall_back(self._options, str(reason), "run one by one")
+        self._warned = True
         return None
 
     def _tried(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> tuple[Plan | None, str | None]:

@@ -9,20 +9,25 @@ import torch
 
 from pyrometa.noise.draws import Kinds, Tape
 from pyrometa.noise.replay import RecordNoise
+from pyrometa.types.latest import Latest
 
 _SEED = 0
 """Seed of the run that a tape is recorded from, so that how often a rejection sampler draws is always the same."""
 
 
+_KEPT = 512
+"""How many tapes are kept: a kilobyte or ten each."""
+
+
 class Tapes:
-    """The tapes of a program, each recorded once, and what kinds of draws they are.
+    """The tapes of a program, each recorded once as long as it is in use, and what kinds of draws they are.
 
     A pickle holds the kinds alone: tapes are recorded anew.
     """
 
     def __init__(self) -> None:
         self.kinds = Kinds()
-        self._recorded: dict[Any, Tape] = {}
+        self._recorded: Latest[Any, Tape] = Latest(_KEPT)
 
     def recorded(self, key: Any, run: Callable[[RecordNoise], object]) -> Tape:
         """The draws of a run.
@@ -41,4 +46,4 @@ class Tapes:
         return self._recorded[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"kinds": self.kinds, "_recorded": {}}
+        return {"kinds": self.kinds, "_recorded": Latest(_KEPT)}

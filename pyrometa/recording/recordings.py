@@ -15,6 +15,7 @@ from pyrometa.internals import tree_leaves
 from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.record import Recording, record
+from pyrometa.types.latest import Latest
 
 _PATIENCE = 20
 """Runs without a change after which recording, which takes about a hundred of them, is worth while."""
@@ -24,6 +25,10 @@ _UNUSED = 3
 
 _KEPT = 8
 """How many recordings are kept: enough for a few shapes, training and evaluation, meta-steps and scores."""
+
+
+_WATCHED = 512
+"""Of how many functions it is remembered what became of them."""
 
 
 class Recordable(Protocol):
@@ -69,9 +74,9 @@ class Recordings:
         self.kept: OrderedDict[tuple[Hashable, Fingerprint], Recording] = OrderedDict()
         self._eager, self._compiled = eager, compiled
         self._last_state: Fingerprint | None = None
-        self._runs_unchanged: dict[Hashable, tuple[Fingerprint, int]] = {}
-        self._not_replayed: dict[Hashable, list[Fingerprint]] = {}
-        self._refused: set[Hashable] = set()
+        self._runs_unchanged: Latest[Hashable, tuple[Fingerprint, int]] = Latest(_WATCHED)
+        self._not_replayed: Latest[Hashable, list[Fingerprint]] = Latest(_WATCHED)
+        self._refused: Latest[Hashable, None] = Latest(_WATCHED)
 
     def recording(self, function: Recordable) -> Recording | None:
         """The recording to replay, made now if it is time for it; None to run the function as it is.
@@ -88,7 +93,7 @@ class Recordings:
             check_interrupt(error)
             if self._eager:
                 raise
-            self._refused.add(key)
+            self._refused[key] = None
             return None
 
     def _found_or_made(self, key: Hashable, function: Recordable) -> Recording | None:
