@@ -11,13 +11,10 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
-from torch.overrides import TorchFunctionMode
 
 from pyrometa.errors import ReachError
 from pyrometa.program.leaves import Leaf
 from pyrometa.types import CountedRows
-
-_REQUIRES_GRAD = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 
 
 class AnswerParams(Messenger):
@@ -102,22 +99,6 @@ def swapped(leaves: Iterable[Leaf], values: Mapping[str, Tensor]) -> Iterator[No
             module._parameters[key] = tensor
         for rnn, flat, refs in saved_flat:
             rnn._flat_weights, rnn._flat_weight_refs = flat, refs
-
-
-class AsParameters(TorchFunctionMode):
-    """Lets values count as requiring a gradient: ``pyro.module`` warns of a parameter that does not.
-
-    Under ``vmap`` none does, and what has adapted is cut off.
-    """
-
-    def __init__(self, values: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._values = {id(value) for value in values}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == _REQUIRES_GRAD and id(args[0]) in self._values:
-            return True
-        return func(*args, **(kwargs or {}))
 
 
 class MaskRows(Messenger):

@@ -24,7 +24,7 @@ from pyrometa.program.findings import Findings
 from pyrometa.program.given import Given, every_module
 from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.guide_draws import GuideDraws
-from pyrometa.program.handlers import AnswerParams, AsParameters, MaskRows, swapped
+from pyrometa.program.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.program.leaves import Leaf
 from pyrometa.program.modes import modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
@@ -162,7 +162,7 @@ class Program:
     @torch.no_grad()
     def sampled(self, params: Mapping[str, Tensor], data: Data, mode: AbstractContextManager[Any]) -> dict[str, Tensor]:
         """What the guide draws of its latent sites, under a mode that answers its draws."""
-        with pyro.validation_enabled(False), AsParameters(params.values()), mode:
+        with pyro.validation_enabled(False), mode:
             sites = self.latents_of_guide(params, data).items()
         return {name: site["value"] for name, site in sites if not is_auxiliary(site)}
 
