@@ -166,7 +166,7 @@ def _validate(run: Run, batches: MetaBatches) -> Record:
 def _curve(run: Run, batches: MetaBatches) -> list[float] | None:
     """The adaptation curve on the validation tasks; None if it is not finite, and that may be."""
     try:
-        return adaptation_curve(run.meta, batches(run.state.step), run.options.seed)
+        return adaptation_curve(run.meta, batches(run.state.step), run.options.validation_seed)
     except NonFiniteError:
         if run.options.on_nonfinite == "skip":
             return None

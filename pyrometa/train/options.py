@@ -35,7 +35,7 @@ class Options:
     logger: str | Sequence[str] = ("jsonl",)
     callbacks: Sequence[Callback | Hook] = ()
     progress: bool = True
-    seed: int = 0
+    seed: int | None = 0
     on_nonfinite: Literal["raise", "skip"] = "raise"
     max_skipped: int = 10
 
@@ -52,6 +52,11 @@ class Options:
         """What one does to go on from the last checkpoint."""
         return "fit(..., resume='last')"
 
+    @property
+    def validation_seed(self) -> int:
+        """The seed of validation's noise, and of what is drawn to validate on."""
+        return 0 if self.seed is None else self.seed
+
 
 def check_options(options: Options) -> None:
     """Refuse options of a wrong type or out of range.
@@ -65,8 +70,7 @@ def check_options(options: Options) -> None:
         if getattr(options, name) is not None:
             positive(name, getattr(options, name))
     at_least(0, "max_skipped", options.max_skipped)
-    at_least(0, "seed", options.seed)
-    if options.seed >= _SEEDS:
+    if options.seed is not None and at_least(0, "seed", options.seed) >= _SEEDS:
         raise ValueError(f"seed must be below 2**32, got {options.seed}")
     if options.clip_norm is not None:
         _norm(options.clip_norm)

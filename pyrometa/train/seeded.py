@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
 from pyrometa.saving import generators, set_generators
+
+
+def generators_of_run(seed: int | None) -> AbstractContextManager[None]:
+    """Within, a run has generators of its own, started from a seed; without one the caller's, wherever they are."""
+    return nullcontext() if seed is None else seeded(seed)
 
 
 @contextmanager

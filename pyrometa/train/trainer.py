@@ -21,7 +21,7 @@ from pyrometa.train.progress import progress
 from pyrometa.train.reports import JsonLines, Report, Reports, TensorBoard, say
 from pyrometa.train.result import Result
 from pyrometa.train.run import Run, begin
-from pyrometa.train.seeded import seeded
+from pyrometa.train.seeded import generators_of_run
 from pyrometa.train.sources import source_of
 from pyrometa.train.validation import meta_batches
 
@@ -47,7 +47,8 @@ class Trainer(Options):
         logger: some of ``"jsonl"`` and ``"tensorboard"``.
         callbacks: functions of a :class:`Moment`, called after each meta-step, or :class:`Callback` objects.
         progress: whether to show on the standard error how far the run is: a bar on a terminal, else about 20 lines.
-        seed: seeds the run's generators.
+        seed: seeds the run's generators. None: it goes on from the caller's as they stand, and leaves them where it
+            ends, as a loop of one's own does; validation then takes the seed 0.
         on_nonfinite: what to do where a loss or gradient is not finite: ``"raise"`` the :class:`NonFiniteError`, after
             the state before was saved, or ``"skip"`` the meta-batch.
         max_skipped: raise nevertheless after so many skipped ones.
@@ -99,10 +100,11 @@ class Trainer(Options):
             ProcessError: of several processes, others have something else than this one, or have failed.
         """
         source = source_of("train", train, self.meta_batch)
-        batches = None if validation is None else meta_batches(validation, self.meta_batch, self.seed)
+        batches = None if validation is None else meta_batches(validation, self.meta_batch, self.validation_seed)
         folder = None if self.out is None else Folder(Path(self.out))
         _check_fit(self, meta, validation, resume)
-        with process_group() as (processes, again), _sharing(meta, processes), seeded(self.seed), Signals() as signals:
+        own = generators_of_run(self.seed)
+        with process_group() as (processes, again), _sharing(meta, processes), own, Signals() as signals:
             checkpoint = _checkpoint(self, folder, resume, processes, again)
             run = Run(self, meta, source, batches, processes, signals, folder, _reports(self, folder, processes))
             try:

@@ -29,6 +29,7 @@ OPTIONS = [
     ({"callbacks": 3}, TypeError, "callbacks must be a tuple or list, got int"),
     ({"callbacks": [3]}, TypeError, "a callback must be a function of the moment, or have some of on_step"),
     ({"progress": 1}, TypeError, "progress must be True or False"),
+    ({"seed": "0"}, TypeError, "seed must be an integer, got '0'"),
     ({"seed": -1}, ValueError, "seed must be at least 0"),
     ({"seed": 2**32}, ValueError, re.escape("seed must be below 2**32")),
     ({"on_nonfinite": "warn"}, ValueError, "on_nonfinite must be 'raise' or 'skip', got 'warn'"),

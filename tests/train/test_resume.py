@@ -51,6 +51,10 @@ def test_resumed_after_any_step_it_ends_with_the_same_bits(tmp_path):
     check_resumed(tmp_path, range(1, STEPS + 1), engine="loop")
 
 
+def test_resumed_without_a_seed_it_ends_with_the_same_bits(tmp_path):
+    check_resumed(tmp_path, (3,), source="function", engine="loop", seed=None)
+
+
 @pytest.mark.slow
 def test_a_recorded_run_ends_with_the_same_bits(tmp_path):
     check_resumed(tmp_path, (3,), engine="recorded", validate_every=6)

@@ -1,5 +1,8 @@
 """What a run learns from, by the steps that one takes by hand, and what it validates on."""
 
+import random
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -15,7 +18,8 @@ from pyrometa.train.loop import clip
 
 def steps_by_hand(batches, seed=4, clip_norm=5.0):
     """The losses of meta-steps without a trainer, whose schedule is the learning rate's halving after step 3."""
-    torch.manual_seed(seed)
+    if seed is not None:
+        torch.manual_seed(seed)
     meta = make_meta()
     losses = []
     for step in range(STEPS):
@@ -52,6 +56,31 @@ def test_its_steps_are_those_by_hand():
     losses, parameters = steps_by_hand(noisy)
     assert losses_of(result) == losses
     assert {name: leaf.tolist() for name, leaf in meta.named_parameters()} == parameters
+
+
+def drawing(step):
+    """Tasks that depend on all three generators."""
+    batch = noisy(step)
+    shift = np.random.rand() + random.random()  # noqa: NPY002 -- the one that programs share
+    return MetaBatch(*(tuple(part + shift for part in side) for side in batch))
+
+
+def in_a_program(train):
+    """What training gives after a program has drawn, and what the program draws then."""
+    torch.manual_seed(7), np.random.seed(8), random.seed(9)  # noqa: NPY002
+    torch.rand(3), np.random.rand(2), random.random()  # noqa: NPY002
+    return train(), torch.rand(2).tolist(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_without_a_seed_it_goes_on_and_ends_where_a_loop_by_hand_does():
+    by_hand = in_a_program(lambda: steps_by_hand(drawing, seed=None)[0])
+    meta = make_meta()
+    trainer = make_trainer(checkpoint_every=None, schedule=halved, seed=None)
+    result, *after = in_a_program(lambda: trainer.fit(meta, drawing, sampler(9)))
+    assert by_hand == (losses_of(result), *after)
+    batch = sampler(9).sample(3)
+    torch.manual_seed(0)
+    assert result.history[-1]["adaptation"] == meta.evaluate(*batch).double().mean(1).tolist()
 
 
 def test_the_norm_is_of_the_whole_meta_gradient():
