@@ -31,12 +31,12 @@ def train(meta: pm.MetaSVI, draw: Callable[[], tuple[Any, ...]], iterations: int
     Returns:
         CPU seconds of an iteration, without the first two, which plan and record.
     """
-    warm = min(2, iterations - 1)
-    for i in range(iterations):
-        if i == warm:
-            began = time.process_time()
-        meta.step(*draw())
-    return (time.process_time() - began) / (iterations - warm)
+    warm, marks = min(2, iterations - 1), [time.process_time()]
+    trainer = pm.Trainer(
+        max_steps=iterations, callbacks=[lambda moment: marks.append(time.process_time())], progress=False, seed=None
+    )
+    trainer.fit(meta, lambda step: (*draw(), None)[:2])
+    return (marks[-1] - marks[warm]) / (iterations - warm)
 
 
 def query_losses(meta: pm.MetaSVI, tasks: MetaBatch, steps: Sequence[int], seed: int = 0, chunk: int = 100) -> Tensor:

@@ -42,8 +42,7 @@ def main(meta_steps: int = 1500, test_tasks: int = 50, draws: int = 100) -> dict
     score = pm.PredictiveLoss(20, vectorize_particles=True, max_plate_nesting=1)
     options = {"reduction": "mean", "score": score, "engine": pm.Engine(record=True)}  # records once, then replays
     meta = pm.meta_sgd(model, AutoNormal(model), optim, loss, steps=5, lr=0.003, outer_lr=0.01, **options)
-    for _ in range(meta_steps):
-        meta.step(*train.sample(25))
+    pm.Trainer(max_steps=meta_steps, meta_batch=25, seed=None).fit(meta, train)  # draws on, under the seed above
     found = {}
     print(f"{test_tasks} unseen sinusoids, whose noise alone makes an error of 0.30")
     for steps in (0, 5):

@@ -39,8 +39,8 @@ def main(svi_steps: int = 1500, meta_steps: int = 150, test_tasks: int = 50) -> 
         return pm.MetaSVI(vae.model, vae.guide, optim, inner=inner, steps=5, adapt="both", reduction="mean")
 
     meta = adapting(vae, pm.SGD(lr=2e-4, learn="layer_step", outer_lr=0.05))
-    for _ in range(meta_steps):
-        meta.step(*(images.bernoulli() for images in train.sample(16)))
+    trainer = pm.Trainer(max_steps=meta_steps, seed=None)  # draws on, under the seed above
+    trainer.fit(meta, lambda step: tuple(images.bernoulli() for images in train.sample(16)))
 
     rows = {"VAE by SVI, then Adam": adapting(pooled, pm.Adam(3e-4)), "meta-learned": meta}
     losses = {name: row.evaluate(support, query, steps=(0, 5)).mean(1).tolist() for name, row in rows.items()}

@@ -43,8 +43,7 @@ def main(meta_steps: int = 120, svi_steps: int = 50, test_tasks: int | None = No
     plain = pm.MetaSVI(model, guide, optim, loss, inner=pm.Adam(0.1), steps=svi_steps, **options)  # SVI of each school
     losses = {"plain SVI": plain.evaluate(support, query, (0, 5, svi_steps)).mean(1).tolist()}
     meta = pm.MetaSVI(model, guide, optim, loss, inner=pm.SGD(0.1, learn="layer_step"), steps=5, **options)
-    for _ in range(meta_steps):
-        meta.step(*sampler.sample(16))
+    pm.Trainer(max_steps=meta_steps, meta_batch=16, seed=None).fit(meta, sampler)  # draws on, under the seed above
     losses["meta-learned"] = meta.evaluate(support, query, (0, 1, 5)).mean(1).tolist()
     print(f"negative log predictive density in nats a pupil, {len(support)} unseen schools, their other halves")
     print("plain SVI     {:.3f}, {:.3f}, {:.3f} after 0, 5, {} steps".format(*losses["plain SVI"], svi_steps))

@@ -36,7 +36,7 @@ class Rows(nn.Sequential):
 def main(meta_steps: int = 1500, refining: int = 200, svi_steps: int = 200, datasets: int = 3000) -> list[Tensor]:
     torch.manual_seed(0)
     family = PriorTasks(model, lambda rows, generator: 2 * torch.rand(rows, generator=generator) - 1, observed={"y": 1})
-    x, y = TaskSampler(family, shots=20, queries=1, seed=0).sample(datasets).support
+    known = torch.stack(TaskSampler(family, shots=20, queries=1, seed=0).sample(datasets).support, 1)  # x and y
     unseen = TaskSampler(family, shots=20, queries=1, seed=1).sample(100).support
     guide = SetEncoderGuide(model, Rows(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64)), pooling=AttentionPooling(64))
     loss = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
@@ -45,9 +45,9 @@ def main(meta_steps: int = 1500, refining: int = 200, svi_steps: int = 200, data
     proposing = pm.MetaSVI(model, guide, optim, loss, steps=0, **options)
     options |= {"inner": pm.SGD(0.05, learn="parameter", outer_lr=0.03), "adapt": "guide.amortized.heads.*.bias"}
     meta = pm.MetaSVI(model, guide, slow, loss, steps=5, **options)
-    for learner in [proposing] * meta_steps + [meta] * refining:
-        batch = torch.randint(len(x), (32,))
-        learner.step((x[batch], y[batch]))
+    for learner, steps in ((proposing, meta_steps), (meta, refining)):
+        trainer = pm.Trainer(max_steps=steps, seed=None)  # draws on, under the seed above
+        trainer.fit(learner, lambda step: (known[torch.randint(datasets, (32,))].unbind(1), None))
     plain = pm.MetaSVI(model, AutoNormal(model), slow, loss, inner=pm.Adam(0.05), steps=svi_steps, reduction="mean")
     losses = [plain.evaluate(unseen, steps=(0, 5, svi_steps)).mean(1), meta.evaluate(unseen, steps=(0, 1, 5)).mean(1)]
     print("negative ELBO in nats a reading, mean of 100 unseen datasets")

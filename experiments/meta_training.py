@@ -38,16 +38,15 @@ def train(meta: pm.MetaSVI, batches: Iterator[Any], steps: int) -> float:
     """
     start = time.process_time()
     meta.init(next(batches))
-    schedule = CosineAnnealingLR(meta.optimizer, steps)
-    passed = 0
-    for _ in range(steps):
-        try:
-            meta.step(next(batches))
-        except pm.NonFiniteError:
-            passed += 1
-            if passed > steps / 100:
-                raise
-        schedule.step()
+    trainer = pm.Trainer(
+        max_steps=steps,
+        schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps),
+        on_nonfinite="skip",
+        max_skipped=steps // 100,
+        progress=False,
+        seed=None,
+    )
+    trainer.fit(meta, lambda step: (next(batches), None))
     return time.process_time() - start
 
 

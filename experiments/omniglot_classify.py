@@ -29,7 +29,6 @@ from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
@@ -148,14 +147,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         meta = make(args.channels, args.width, optim=optim, outer_lr=1e-2, **options)
         sampler = seen.sampler(shots=args.shots, queries=5, seed=args.seed)  # the same tasks for both
         began = time.process_time()
-        with tqdm(range(args.meta_steps), desc=name, unit="step") as bar:
-            for _ in bar:
-                bar.set_postfix(nll=f"{meta.step(*sampler.sample(args.meta_batch)):.3f}")
+        pm.Trainer(max_steps=args.meta_steps, meta_batch=args.meta_batch, seed=None).fit(meta, sampler)
         seconds = time.process_time() - began
         p = posterior_predictive(meta, tests, draws)
         learners[name] = {**metrics(p, tests), "cpu_seconds": seconds}
         diagrams[name] = reliability(p.flatten(0, 1), labels_of(tests).flatten(), bins=10)
-        tqdm.write(name + ": " + summary(learners[name]))
+        print(name + ": " + summary(learners[name]))
         write_json(args.out / "metrics.json", {"learners": learners, "settings": vars(args)})
     write_figure(args.out / "reliability.png", drawn(diagrams, learners, args.shots))
     return learners

@@ -123,16 +123,16 @@ def fit_meta(vae: VAE, train: TaskSampler, args: argparse.Namespace) -> tuple[pm
     rates = {"guide.*": 5e-5, "model.*": 5e-4}  # of the encoder and the decoder, where learning begins
     meta = starts.meta_svi(vae, pm.SGD(rates, learn="layer_step", outer_lr=0.02), args)
     meta.init(train.sample(1).support)
-    falling = CosineAnnealingLR(meta.optimizer, args.meta_steps)
-    skipped = 0
-    with tqdm(range(args.meta_steps), desc="meta") as bar:
-        for _ in bar:
-            try:
-                bar.set_postfix(nats=f"{meta.step(*train.sample(args.meta_batch)):.1f}")
-            except pm.NonFiniteError:  # a task's inner loop blew up: nothing was updated, and the next tasks are others
-                skipped += 1
-            falling.step()
-    return meta, time.process_time() - began, skipped
+    trainer = pm.Trainer(
+        max_steps=args.meta_steps,
+        meta_batch=args.meta_batch,
+        schedule=lambda optimizer: CosineAnnealingLR(optimizer, args.meta_steps),
+        on_nonfinite="skip",  # a task's inner loop blew up: nothing was updated, and the next tasks are others
+        max_skipped=args.meta_steps,
+        seed=None,
+    )
+    result = trainer.fit(meta, train)
+    return meta, time.process_time() - began, result.skipped
 
 
 def learned_rates(meta: pm.MetaSVI) -> dict[str, list[float]]:

@@ -25,7 +25,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from tqdm.auto import tqdm
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
             steps = 3 if args.quick else STEPS[name]
             method = METHODS[name](BATCH * steps, pm.Engine(record=not args.quick))
             start = time.process_time()
-            train(method, TaskSampler(FAMILY, shots=SHOTS, queries=15, seed=seed), steps, f"{name}, seed {seed}")
+            train(method, TaskSampler(FAMILY, shots=SHOTS, queries=15, seed=seed), steps)
             row = {"seed": seed, "steps": steps, "seconds": time.process_time() - start}
             finish(name, row, functools.partial(drawn, method))
     return results
@@ -83,14 +82,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def train(method: Method, tasks: TaskSampler, steps: int, description: str) -> None:
+def train(method: Method, tasks: TaskSampler, steps: int) -> None:
     method.meta.init(method.arguments(*tasks.sample(BATCH))[0])
-    scheduler = CosineAnnealingLR(method.meta.optimizer, steps)
-    with tqdm(range(steps), desc=description, unit="step", leave=False) as bar:
-        for _ in bar:
-            loss = method.meta.step(*method.arguments(*tasks.sample(BATCH)))
-            scheduler.step()
-            bar.set_postfix(loss=f"{loss:.2f}", refresh=False)
+    trainer = pm.Trainer(max_steps=steps, schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps), seed=None)
+    trainer.fit(method.meta, lambda step: method.arguments(*tasks.sample(BATCH)))
 
 
 def drawn(method: Method, support: Tensors, x: Tensor) -> Draws:
@@ -149,7 +144,7 @@ def two(support: Tensors) -> Tensors:
 def report(name: str, row: dict) -> None:
     covers = " ".join(f"{level}: {share:.3f}" for level, share in row["coverage"].items())
     head = f"{name}: nll {row['nll']:.3f}, rmse {row['rmse']:.3f}"
-    tqdm.write(f"{head}, coverage {covers}, calibration error {row['calibration_error']:.3f}")
+    print(f"{head}, coverage {covers}, calibration error {row['calibration_error']:.3f}")
 
 
 def bands(draws: Draws) -> list:

@@ -12,7 +12,6 @@ sinusoid.png.
 
 import argparse
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ import torch
 from matplotlib.figure import Figure
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
@@ -61,16 +59,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     unseen = TaskSampler(SinusoidTasks(), shots=SHOTS, queries=100, seed=args.seed + 10_000).sample(args.test_tasks)
 
     meta = algorithm(args.algorithm)
-    start = time.perf_counter()
-    with tqdm(range(args.iterations), desc="meta-training", leave=False) as bar:
-        for i in bar:
-            loss = meta.step(*train_tasks.sample(BATCH))
-            if i % 100 == 0:
-                bar.set_postfix(mse=f"{loss - half_log_pi():.2f}")
-    seconds = time.perf_counter() - start
+    trained = pm.Trainer(max_steps=args.iterations, meta_batch=BATCH, seed=None).fit(meta, train_tasks)
 
     meta.engine = pm.Engine()  # what is run once is not worth recording
-    metrics = {"mse": mean_squared_errors(meta, unseen), "seconds": seconds}
+    metrics = {"mse": mean_squared_errors(meta, unseen), "seconds": trained.seconds}
     for steps, error in metrics["mse"].items():
         print(f"{steps:>2} steps: mean squared error {error['mean']:.2f} +- {error['half_width']:.2f}")
 

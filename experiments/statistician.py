@@ -194,10 +194,8 @@ def fit(meta: pm.MetaSVI, batches: Iterator[tuple[Tensor, Tensor | None]], steps
     """Meta-train with a falling rate; returns CPU seconds."""
     began = time.process_time()
     meta.init(next(batches)[0])
-    falling = CosineAnnealingLR(meta.optimizer, steps)
-    for support, query in tqdm(islice(batches, steps), desc=f"statistician, {meta.steps} steps", total=steps):
-        meta.step(support, query)
-        falling.step()
+    trainer = pm.Trainer(max_steps=steps, schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps), seed=None)
+    trainer.fit(meta, batches)
     return time.process_time() - began
 
 

@@ -60,7 +60,7 @@ TABLE = {
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),
-    "demo": ({"", "models", "tasks"}, {"plots"}),
+    "demo": ({"", "models", "recipes", "tasks", "train"}, {"plots"}),
     "cli": (GROUND | {"", "adapter", "demo", "metasvi", "recipes", "saving", "tasks", "train"}, set()),
     "__main__": ({"cli"}, set()),
 }

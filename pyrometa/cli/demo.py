@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from signal import SIGINT
 
 import torch
 import typer
 
 from pyrometa.demo import Demo, DemoConfig, table
+from pyrometa.train import Interrupted
 
 _NEEDED = ("matplotlib", "mlxtend")
-_PAUSE = 15.0  # seconds between two lines, where they are not written over each other
+_LINES = 3  # of a stage, where they are not written over each other
+_PAUSE = 15.0  # seconds between two of them
 
 
 def run_demo(out: Path, quick: bool, seed: int) -> None:
@@ -26,10 +30,11 @@ def run_demo(out: Path, quick: bool, seed: int) -> None:
     torch.set_num_threads(1)  # these matrices are small: more threads gain little, and on a busy machine lose a lot
     try:
         result = run.run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as interruption:
         finished = ", ".join(map(str, run.written)) or "nothing yet"
         typer.echo(f"\ninterrupted during: {run.stage}; finished: {finished}", err=True)
-        raise typer.Exit(130) from None
+        signal = interruption.signal if isinstance(interruption, Interrupted) else SIGINT
+        raise typer.Exit(128 + signal) from None
     finally:
         torch.set_num_threads(threads)
     typer.echo(f"\n{table(result)}\n")
@@ -41,9 +46,11 @@ def run_demo(out: Path, quick: bool, seed: int) -> None:
 def _shown(items: range, label: str) -> Iterable[int]:
     from tqdm import tqdm
 
-    on_terminal = sys.stderr.isatty()
-    file, pause = (sys.stderr, 0.1) if on_terminal else (_Lines(), _PAUSE)
-    return tqdm(items, desc=f"{label:<30}", dynamic_ncols=on_terminal, mininterval=pause, file=file)
+    label = f"{label:<30}"
+    if sys.stderr.isatty():
+        return tqdm(items, desc=label, dynamic_ncols=True)
+    rarely = {"miniters": -(-len(items) // _LINES), "mininterval": _PAUSE, "maxinterval": math.inf}
+    return tqdm(items, desc=label, file=_Lines(), **rarely)
 
 
 class _Lines:
@@ -51,7 +58,8 @@ class _Lines:
 
     def write(self, text: str) -> None:
         """Write it."""
-        sys.stderr.write(text.replace("\r", "\n"))
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
 
     def flush(self) -> None:
         """Have it written."""

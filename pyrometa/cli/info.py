@@ -40,10 +40,9 @@ def _of_run(found: StoredRun, state: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def _program(recipe: Recipe) -> str:
-    tables = recipe.tables
-    if isinstance(tables.get("meta"), str):
-        return f"meta {tables['meta']}"
-    return f"model {tables.get('model')}, guide {tables.get('guide')}"
+    if recipe.meta_function is not None:
+        return f"meta {recipe.meta_function}"
+    return f"model {recipe.tables.get('model')}, guide {recipe.tables.get('guide')}"
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, str]]:

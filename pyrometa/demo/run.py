@@ -21,10 +21,12 @@ from pyrometa import MetaSVI
 from pyrometa.demo.comparison import curve_of, paired_difference, steps_to_reach
 from pyrometa.demo.config import DemoConfig
 from pyrometa.demo.data import demo_tasks
+from pyrometa.demo.recipe import begun_run
 from pyrometa.demo.reconstructions import gained, reconstructed
 from pyrometa.demo.table import finding
 from pyrometa.demo.training import Progress, fit_meta, fit_pooled, new_vae, query_losses, start_at, tuned_rate
 from pyrometa.tasks import MetaBatch
+from pyrometa.train import Moment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +43,7 @@ SETTINGS = {
     "adapt": "both: guide and model",
 }
 SHOWN = 4  # tasks in the figure of reconstructions
+RUN = "run"  # the folder of meta-training, within that of the results
 
 
 class Demo:
@@ -48,7 +51,8 @@ class Demo:
 
     ``run`` writes ``result.json`` as soon as it has the curves of the random and the pooled start, again with those
     of the meta-learned start, and then ``adaptation.png`` and ``reconstructions.png``. Each is written whole or
-    not at all, so an interrupted run leaves what was finished. The global generator, the param store and Pyro's
+    not at all, so an interrupted run leaves what was finished. Meta-training is a run of its own in ``run``, which the
+    ``pyrometa`` command evaluates, draws and goes on with. The global generator, the param store and Pyro's
     settings are left as they were.
 
     Args:
@@ -59,7 +63,7 @@ class Demo:
     Attributes:
         result: what ``result.json`` holds.
         stage: what the run is doing.
-        written: the files that are finished.
+        written: the files that are finished, and the folder of the run.
     """
 
     def __init__(self, config: DemoConfig, out: Path, progress: Progress = lambda items, label: items) -> None:
@@ -104,7 +108,9 @@ class Demo:
             self._compare(name, starts[name], tasks.test)
         self._write_result()
 
-        starts["meta"] = fit_meta(warm, tasks.train, config, self._progress)
+        advance = _advancing(self._progress(range(config.meta_steps), "meta-training"))
+        starts["meta"] = fit_meta(warm, tasks, config, begun_run(config, self.out / RUN, advance))
+        self._finish(self.out / RUN)
         self._rates["meta"] = _learned_rates(starts["meta"])
         self._compare("meta", starts["meta"], tasks.test)
         self._write_result()
@@ -173,8 +179,22 @@ class Demo:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+        self._finish(path)
+
+    def _finish(self, path: Path) -> None:
         if path not in self.written:
             self.written.append(path)
+
+
+def _advancing(items: Iterable[int]) -> Callable[[Moment], None]:
+    """A callback that goes from one of the items to the next, so that these show how far a run is."""
+    left = iter(items)
+    next(left, None)
+
+    def advance(moment: Moment) -> None:
+        next(left, None)
+
+    return advance
 
 
 def _learned_rates(meta: MetaSVI) -> dict[str, float]:

@@ -12,12 +12,13 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyrometa import SGD, MetaSVI, NonFiniteError
+from pyrometa import SGD, MetaSVI, NonFiniteError, Trainer
 from pyrometa.demo.config import DemoConfig
+from pyrometa.demo.data import DemoTasks
 from pyrometa.models import VAE
 from pyrometa.tasks import MetaBatch, TaskSampler
 
-__all__ = ["Progress", "fit_meta", "fit_pooled", "new_vae", "query_losses", "start_at", "tuned_rate"]
+__all__ = ["Progress", "fit_meta", "fit_pooled", "new_meta", "new_vae", "query_losses", "start_at", "tuned_rate"]
 
 Progress = Callable[[range, str], Iterable[int]]
 """Iterates over a range and shows how far, under the label of a stage; ``tqdm`` in the command."""
@@ -40,13 +41,16 @@ def fit_pooled(
             svi.step(sampler.pooled(config.pooled_batch))
 
 
-def fit_meta(vae: VAE, sampler: TaskSampler, config: DemoConfig, progress: Progress) -> MetaSVI:
-    """Meta-train the VAE in place: second-order MAML through the ELBO, with learned rates by layer."""
-    inner = SGD(config.rate, learn="layer", outer_lr=config.rate_lr)
-    meta = _meta_svi(vae, inner, config, config.extra_lr)
+def new_meta(vae: VAE, config: DemoConfig) -> MetaSVI:
+    """What meta-trains the VAE in place: second-order MAML through the ELBO, with learned rates by layer."""
+    return _meta_svi(vae, SGD(config.rate, learn="layer", outer_lr=config.rate_lr), config, config.extra_lr)
+
+
+def fit_meta(vae: VAE, tasks: DemoTasks, config: DemoConfig, trainer: Trainer) -> MetaSVI:
+    """Meta-train the VAE in place."""
+    meta = new_meta(vae, config)
     with pyro.get_param_store().scope():
-        for _ in progress(range(config.meta_steps), "meta-training"):
-            meta.step(*sampler.sample(config.meta_batch))
+        trainer.fit(meta, tasks.train, tasks.validation)
     return meta
 
 

@@ -24,28 +24,32 @@ def program(recipe: Recipe) -> MetaSVI:
     Raises:
         RecipeError: the recipe can't be followed.
     """
-    with seeded(seed_of(recipe)):
-        return _by_function(recipe) if isinstance(recipe.tables.get("meta"), str) else _by_tables(recipe)
-
-
-def _by_function(recipe: Recipe) -> MetaSVI:
-    for name in _OF_OTHERS:
-        if name in recipe.tables:
-            told = "stands beside meta, whose function makes all of the MetaSVI: keep one of them"
-            raise recipe.error(told, *((None, name) if name in ("model", "guide") else (name, None)))
-    path = recipe.tables["meta"]
-    made = called(recipe, "meta", function(recipe, path, None, "meta"))
-    if not isinstance(made, MetaSVI):
-        raise recipe.error(f"is {path!r}, which returned {type(made).__name__} and no MetaSVI", None, "meta")
-    return made
-
-
-def _by_tables(recipe: Recipe) -> MetaSVI:
-    if not isinstance(recipe.tables.get("meta", {}), Mapping):
+    if not isinstance(recipe.tables.get("meta", {}), str | Mapping):
         given = recipe.tables["meta"]
         raise recipe.error(
             f"must be an import path such as 'schools:make_meta' or a table, got {given!r}", None, "meta"
         )
+    with seeded(seed_of(recipe)):
+        return _by_tables(recipe) if recipe.meta_function is None else _by_function(recipe)
+
+
+def _by_function(recipe: Recipe) -> MetaSVI:
+    """By a function, whose arguments are the other keys of its table."""
+    for name in _OF_OTHERS:
+        if name in recipe.tables:
+            told = "stands beside meta, whose function makes all of the MetaSVI: keep one of them"
+            raise recipe.error(told, *((None, name) if name in ("model", "guide") else (name, None)))
+    path, is_table = recipe.meta_function, isinstance(recipe.tables["meta"], Mapping)
+    place = ("meta", "source") if is_table else (None, "meta")
+    maker = function(recipe, path, *place)
+    given = arguments(recipe, "meta", maker, besides=("source",)) if is_table else {}
+    made = called(recipe, "meta", maker, **given)
+    if not isinstance(made, MetaSVI):
+        raise recipe.error(f"is {path!r}, which returned {type(made).__name__} and no MetaSVI", *place)
+    return made
+
+
+def _by_tables(recipe: Recipe) -> MetaSVI:
     for name in ("model", "guide"):
         if name not in recipe.tables:
             near = "give model and guide, or meta = 'schools:make_meta'"

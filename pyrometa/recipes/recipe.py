@@ -40,6 +40,12 @@ class Recipe:
         """Where modules and data are looked for: the recipe's own folder, or ``folder`` relative to that."""
         return (self.file.parent / self.tables.get("folder", ".")).resolve()
 
+    @property
+    def meta_function(self) -> Any:
+        """The import path of what makes the MetaSVI, ``meta`` or its ``source``; None where tables describe it."""
+        given = self.tables.get("meta")
+        return given.get("source") if isinstance(given, Mapping) else given
+
     def table(self, name: str) -> Mapping[str, Any]:
         """A table; an empty one if it is left out."""
         return self.tables.get(name, {})

@@ -21,8 +21,8 @@ def guide(x, y):
     pyro.sample("slope", dist.Normal(pyro.param("mean", torch.tensor(0.0)), scale))
 
 
-def make_meta():
-    return pm.MetaSVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), steps=2)
+def make_meta(steps: int = 2):
+    return pm.MetaSVI(model, AutoNormal(model), pyro.optim.Adam({"lr": 0.01}), steps=steps)
 
 
 def make_tasks(count: int = 4):

@@ -50,6 +50,11 @@ def test_there_are_enough_of_them():
             '[tasks]\nsource = "recipe_program:make_tasks"',
             "recipe.toml: meta is 'recipe_program:one_thing', which returned int and no MetaSVI",
         ),
+        (
+            '[meta]\nsource = "recipe_program:make_meta"\nstep = 3\n[trainer]\nmax_steps = 3\n'
+            '[tasks]\nsource = "recipe_program:make_tasks"',
+            "recipe.toml: [meta] step is a key that nobody knows: did you mean 'steps'?",
+        ),
     ],
 )
 def test_a_file_of_its_own_is_refused(folder, said, text, message):

@@ -4,22 +4,26 @@ import copy
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import pyrometa
 from pyrometa import NonFiniteError, cli
-from pyrometa.demo import Demo, DemoConfig, table
+from pyrometa.cli.running import run
+from pyrometa.demo import RECIPE, Demo, DemoConfig, table
 from pyrometa.demo.comparison import curve_of, paired_difference, steps_to_reach
 from pyrometa.demo.data import demo_tasks
-from pyrometa.demo.training import new_vae, query_losses, start_at, tuned_rate
+from pyrometa.demo.training import fit_pooled, new_vae, query_losses, start_at, tuned_rate
+from pyrometa.recipes import program, read
 
 ROOT = Path(__file__).parents[2]
 STARTS = ["random", "pooled", "meta"]
@@ -90,7 +94,7 @@ def test_quick_trains_something(quick):
 
 def test_the_files_are_figures_and_nothing_else_is_left(quick):
     out = quick[1]
-    assert {path.name for path in out.iterdir()} == {"result.json", "adaptation.png", "reconstructions.png"}
+    assert {path.name for path in out.iterdir()} == {"result.json", "adaptation.png", "reconstructions.png", "run"}
     for name in ("adaptation.png", "reconstructions.png"):
         image = imread(out / name)
         assert min(image.shape[:2]) > 400
@@ -103,6 +107,7 @@ def test_the_command_prints_the_table_and_shows_its_progress(quick):
     assert str(out / "adaptation.png") in done.stdout
     assert "meta-training" in done.stderr
     assert "Warning" not in done.stderr
+    assert done.stderr.count("\n") <= 40
 
 
 def test_the_full_demo_compares_at_least_a_hundred_tasks_on_equal_budgets():
@@ -246,24 +251,100 @@ def test_ctrl_c_leaves_what_was_finished(tmp_path, monkeypatch, capsys, stage, c
         assert list(tmp_path.iterdir()) == []
         return
     assert f"finished: {tmp_path / 'result.json'}" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    meta_trained = {"run"} if stage == "meta start, unseen tasks" else set()
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json"} | meta_trained
     result = json.loads((tmp_path / "result.json").read_text())
     assert not result["complete"]
     assert list(result["curves"]) == curves
 
 
+@pytest.fixture
+def own_path(monkeypatch):
+    """The folders of recipes go onto Python's path: here only for a test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.mark.usefixtures("own_path")
+def test_ctrl_c_in_meta_training_saves_what_the_next_command_goes_on_with(tmp_path, monkeypatch, capsys):
+    def interrupting(items, desc, **_):
+        for i in items:
+            if desc.strip() == "meta-training" and i == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield i
+
+    monkeypatch.setattr("tqdm.tqdm", interrupting)
+    monkeypatch.setattr(DemoConfig, "quick", lambda seed: replace(TINY, seed=seed))
+    assert run(["demo", "--quick", "--out", str(tmp_path)]) == 130
+    said = capsys.readouterr().err
+    assert f"interrupted during: meta-training; finished: {tmp_path / 'result.json'}\n" in said
+    (stopped,) = (line for line in said.splitlines() if line.startswith("stopped by SIGINT after step 1, saved as "))
+    command = stopped.partition(": go on from there by pyrometa ")[2].split()
+    assert command == ["train", os.path.relpath(tmp_path / "run"), "--resume", "last"]
+    assert run(command) == 0
+    assert capsys.readouterr().out.startswith("step 2 (max_steps)")
+
+
+@pytest.mark.usefixtures("own_path")
+def test_meta_training_is_a_run_for_the_other_commands(quick, capsys):
+    folder = quick[1] / "run"
+    record = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert run(["evaluate", str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[1] for line in printed] == [f"{loss:.4f}" for loss in record["adaptation"]]
+    assert run(["info", str(folder)]) == 0
+    assert "meta pyrometa.demo.recipe:make_meta" in capsys.readouterr().out
+    assert run(["plot", str(folder), "--out", str(folder / "again.png")]) == 0
+    (folder / "again.png").unlink()
+
+
+def test_the_recipe_has_the_counts_of_the_full_demo():
+    recipe, counts = read(RECIPE), {**asdict(DemoConfig()), "max_steps": DemoConfig().meta_steps}
+    of_demo = {key: value for table in ("meta", "tasks", "trainer") for key, value in recipe.table(table).items()}
+    own = {"source", "validate_every", "checkpoint_every"}
+    assert {key: value for key, value in of_demo.items() if key not in own} == {
+        key: counts[key] for key in of_demo if key not in own
+    }
+
+
+def vae_by_hand(config):
+    """The pooled start of the demo."""
+    torch.manual_seed(config.seed)
+    _, vae = new_vae(config), new_vae(config)
+    fit_pooled(vae, demo_tasks(config).pooled, config.pooled_steps, config.pooled_lr, config, quietly, "")
+    return vae
+
+
+@pytest.mark.usefixtures("own_path")
+def test_the_recipe_trains_from_the_pooled_start_of_the_demo(tmp_path, capsys):
+    config = replace(TINY, seed=3)
+    counts = {"meta.hidden": 8, "meta.latent": 2, "meta.pooled_steps": 3, "meta.pooled_batch": 16}
+    counts |= {"tasks.validation_tasks": 2, "tasks.test_tasks": 4, "trainer.max_steps": 2, "trainer.meta_batch": 2}
+    sets = [f"{key}={value}" for key, value in {**counts, "trainer.progress": "false", "trainer.seed": 3}.items()]
+    made = program(read(RECIPE, sets)).model.__self__.state_dict()
+    expected = vae_by_hand(config).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in made.items())
+    command = [part for told in [*sets, f"trainer.out={tmp_path}"] for part in ("--set", told)]
+    assert run(["train", str(RECIPE), *command]) == 0
+    assert run(["evaluate", str(tmp_path), "--split", "test", "--set", "meta.pooled_steps=0"]) == 0
+    assert "4 test tasks" in capsys.readouterr().out
+
+
 def test_a_write_that_fails_leaves_the_file_of_before(tmp_path, monkeypatch):
     (tmp_path / "adaptation.png").write_bytes(b"before")
 
-    def fail(figure, path, **_):
+    savefig = Figure.savefig
+
+    def fail(figure, path, **options):
+        if not isinstance(path, Path):  # the run's curves
+            return savefig(figure, path, **options)
         path.write_bytes(b"half a fig")
         raise OSError("disk full")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
         Demo(TINY, tmp_path).run()
     assert (tmp_path / "adaptation.png").read_bytes() == b"before"
-    assert {path.name for path in tmp_path.iterdir()} == {"adaptation.png", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"adaptation.png", "result.json", "run"}
 
 
 def test_a_missing_extra_is_one_line_with_the_cure(monkeypatch, capsys):

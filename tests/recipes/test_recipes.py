@@ -1,6 +1,7 @@
 """What a recipe says: read, set from outside, written again, and made into objects."""
 
 import pickle
+import re
 import sys
 
 import pyro.infer
@@ -161,6 +162,23 @@ def test_a_function_makes_the_whole_of_it(tmp_path):
             program(read(tmp_path, [f"{table}.{key}=1"]))
         assert error.value.file.endswith("recipe.toml with --set")
         assert error.value.table == table
+
+
+def test_a_function_has_the_other_keys_of_its_table(tmp_path):
+    (tmp_path / "recipe.toml").write_text('[meta]\nsource = "recipe_program:make_meta"\nsteps = 4\n')
+    assert program(read(tmp_path)).steps == 4
+    for told, message in (
+        ("meta.stps=3", "stps is a key that nobody knows: did you mean 'steps'?"),
+        ("meta.steps=many", "steps must be a whole number, got 'many'"),
+        ("meta.source=3", "source must be an import path"),
+        ("inner.lr=1", "stands beside meta, whose function makes all of the MetaSVI"),
+    ):
+        with pytest.raises(pm.RecipeError, match=re.escape(message)):
+            program(read(tmp_path, [told]))
+    with pytest.raises(pm.RecipeError, match="must be an import path such as 'schools:make_meta' or a table, got 3"):
+        program(read(tmp_path, ["meta=3"]))
+    with pytest.raises(pm.RecipeError, match=r"\[meta\] source is 'recipe_program:one_thing', which returned int"):
+        program(read(tmp_path, ["meta={source='recipe_program:one_thing'}"]))
 
 
 def test_a_trainer_from_its_table(tmp_path):
