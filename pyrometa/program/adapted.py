@@ -148,9 +148,13 @@ class AdaptedGuide(_Adapted):
             return
         values, support = unmade
         made = object.__new__(AdaptedGuide)
-        _Adapted.__init__(made, self._program, self._program.conditioned(support), _AdaptedValues(values.by_name()))
-        vars(self).update(vars(made), _support=support)
+        made._set_up(self._program, values, support)
+        vars(self).update(vars(made))
         del vars(self)["_unmade"]
+
+    def _set_up(self, program: Program, values: TaskValues, support: Data) -> None:
+        super().__init__(program, program.conditioned(support), _AdaptedValues(values.by_name()))
+        self._support = support
 
     def _side(self) -> Callable[..., Any]:
         return self._program.conditioned(self._support)
