@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.internals import PYRO_STACK
+from pyrometa.recording.unchanged import Unchanged
 from pyrometa.recording.walk import Walk
 
 
@@ -41,7 +42,7 @@ class Fingerprint:
             walk.add(path, program)
         walk.settle()
         self._state = {**self._settings, **walk.state}
-        self._parts, self._copies, self._held = walk.parts, walk.copies, walk.held
+        self._unchanged, self._copies, self._held = Unchanged(walk.parts), walk.copies, walk.held
         self._hash = hash(tuple(self._state.items()))
 
     def __eq__(self, other: object) -> bool:
@@ -62,7 +63,7 @@ class Fingerprint:
             and all(map(is_, roots.values(), self._roots.values()))
             and _addresses(parameters) == self._trained
             and _settings() == self._settings
-            and all(_same(flat(value), known) for flat, value, known in self._parts)
+            and self._unchanged()
             and all(copied(value) == known for copied, value, known in self._copies)
         )
 
@@ -71,10 +72,6 @@ class Fingerprint:
         paths = [*self._state, *(path for path in other._state if path not in self._state)]
         absent = object()
         return next((p for p in paths if self._state.get(p, absent) != other._state.get(p, absent)), None)
-
-
-def _same(found: list[Any], known: list[Any]) -> bool:
-    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def _roots(programs: Mapping[str, Any]) -> dict[str, Any]:

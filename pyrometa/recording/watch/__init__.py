@@ -1,6 +1,6 @@
 """What the code of a program can read: by kind of value, by name in the code, and what can't be watched at all."""
 
-from pyrometa.recording.watch.classes import slots
+from pyrometa.recording.watch.classes import attributes_flat, slots
 from pyrometa.recording.watch.code import fields_of, named_by, names_of
 from pyrometa.recording.watch.kinds import kind_of
 from pyrometa.recording.watch.outside import is_foreign
@@ -11,6 +11,7 @@ __all__ = [
     "ByCopy",
     "ByParts",
     "NamedParts",
+    "attributes_flat",
     "fields_of",
     "is_foreign",
     "kind_of",

@@ -123,10 +123,10 @@ def _methods(kind: type) -> list[tuple[str, Any]]:
 
 def instance(value: Any) -> ByParts:
     """An object, by its attributes and its class."""
-    return ByParts(attributes, _attributes_flat, type(value))
+    return ByParts(attributes, attributes_flat, type(value))
 
 
-def _attributes_flat(value: Any) -> list[Any]:
+def attributes_flat(value: Any) -> list[Any]:
     """The class, and all that the object's dictionary and slots hold."""
     kind = type(value)
     held = getattr(value, "__dict__", _NONE)
