@@ -13,6 +13,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from pyrometa.outer.many_leaves import many_at_once
 from pyrometa.outer.undo import Undo
 
 ParamGroup: TypeAlias = dict[str, Any]
@@ -105,7 +106,8 @@ class OuterOptimizer:
             leaf.grad = grads.get(name)
             if leaf.grad is not None:
                 self._clip(name, leaf)
-        self.optimizer.step()
+        with many_at_once(self.optimizer):
+            self.optimizer.step()
         for name, leaf in self._leaves.items():
             leaf.grad = before[name]
 
