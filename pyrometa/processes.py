@@ -75,11 +75,12 @@ class Processes:
         if self.count > 1:
             self._raise_first(error)
 
-    def gathered(self, own: Mapping[int, Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:
+    def gathered(self, own: Sequence[tuple[Sequence[int], Tensor]], count: int, shape: Sequence[int] = ()) -> Tensor:
         """The rows of all tasks of a meta-batch, from the processes that have them.
 
         Args:
-            own: this process's rows by position in the meta-batch, each of the shape.
+            own: this process's rows, some at a time: their positions in the meta-batch, and a tensor of shape
+                ``(positions, *shape)``.
             count: the number of tasks.
             shape: a row's; all rows are of it.
 
@@ -87,10 +88,10 @@ class Processes:
             Shape ``(count, *shape)``; in double precision if there are several processes.
         """
         if self.count == 1:
-            return torch.stack([own[i] for i in range(count)])
+            return _in_order(own)
         rows = torch.zeros(count, *shape, dtype=torch.float64, device=_device())
-        for index, row in own.items():
-            rows[index] = row
+        for index, some in own:
+            rows[list(index)] = some.to(rows)
         self.sum_up([rows])
         return rows
 
@@ -109,7 +110,7 @@ class Processes:
     def of_all(self, numbers: Sequence[int]) -> Tensor:
         """The numbers of each process, all below 2**53, shape ``(processes, numbers)``."""
         row = torch.tensor(numbers, dtype=torch.float64)
-        return self.gathered({self.rank: row}, self.count, row.shape).cpu()
+        return self.gathered([((self.rank,), row[None])], self.count, row.shape).cpu()
 
     def check_batch(self, batch: Any) -> None:
         """Refuse meta-batches, or generators of torch to draw their noise from, that are not the same in all processes.
@@ -154,6 +155,12 @@ class Processes:
         everyone: list[Any] = [None] * self.count
         distributed.all_gather_object(everyone, own)
         return everyone
+
+
+def _in_order(parts: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
+    index = [i for some, _ in parts for i in some]
+    rows = torch.cat([some for _, some in parts])
+    return rows if index == sorted(index) else rows[torch.tensor(index, device=rows.device).argsort()]
 
 
 ALONE = Processes()

@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrometa.engine import Problem, Runner
 from pyrometa.errors import NonFiniteError
 from pyrometa.inner import all_finite, cure
+from pyrometa.internals import foreach_add_, foreach_div_
 from pyrometa.outer.meta_gradient import MetaGradient
 from pyrometa.processes import Processes
 from pyrometa.types import Params, TaskBatch
@@ -39,16 +40,16 @@ def loss_and_grads(
         ProcessError: another process failed.
     """
     grads = {name: torch.zeros_like(leaf) for name, leaf in problem.outer.items()}
-    losses: dict[int, Tensor] = {}
+    losses: list[tuple[tuple[int, ...], Tensor]] = []
     with processes.all_or_none():
         for index, (some_losses, some_grads) in runner.run(problem, processes.share(tasks), meta_gradient):
-            for name, grad in some_grads.items():
-                grads[name].add_(grad)
-            losses.update(zip(index, some_losses, strict=True))
+            if some_grads:
+                foreach_add_([grads[name] for name in some_grads], list(some_grads.values()))
+            losses.append((index, some_losses))
     processes.sum_up(list(grads.values()))
     count = sum(len(group) for group in tasks)
-    for grad in grads.values():
-        grad.div_(count)
+    if grads:
+        foreach_div_(list(grads.values()), count)
     return processes.gathered(losses, count), grads
 
 
@@ -58,7 +59,8 @@ def scores(
     """Query losses of shape ``(len(at), tasks)`` after several numbers of inner steps; errors as above."""
     with processes.all_or_none():
         own = runner.scores(problem, processes.share(tasks), at)
-    return processes.gathered(own, sum(len(group) for group in tasks), (len(at),)).T.contiguous()
+    rows = [((task,), losses[None]) for task, losses in own.items()]
+    return processes.gathered(rows, sum(len(group) for group in tasks), (len(at),)).T.contiguous()
 
 
 def check_finite(losses: Tensor, grads: Params, problem: Problem) -> None:
