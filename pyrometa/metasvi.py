@@ -184,7 +184,7 @@ class MetaSVI(Adapting, Saved):
     @torch.enable_grad()
     def _loss_and_grads(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Tensor, Params]:
         problem, tasks = self._problem(support, query, kwargs, self.steps, self.processes)
-        check_meta_gradient(self.meta_gradient, problem, tasks[0].support[0])
+        check_meta_gradient(self.meta_gradient, problem, tasks[0].support.first)
         with naming_lines(problem.program):
             losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks, self.processes)
         check_finite(losses, grads, problem)

@@ -28,9 +28,26 @@ class Same:
         return id(self.held)
 
 
+class Hashed:
+    """A value to look up by, of which the hash is made once."""
+
+    __slots__ = ("_hash", "_value")
+
+    def __init__(self, value: Any) -> None:
+        self._value, self._hash = value, hash(value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Hashed) and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def tensors(nest: Any) -> list[Tensor]:
     """All tensors of a nest, in its own order."""
-    return [tensor for _, tensor in labelled("", nest)]
+    if isinstance(nest, Tensor):
+        return [nest]
+    return [tensor for part in _parts(nest) for tensor in tensors(part)]
 
 
 def labelled(name: str, nest: Any) -> Iterator[tuple[str, Tensor]]:

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyrometa import nest
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.layouts import batch_layout
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.explain.reasons import told
 from pyrometa.nest import Same
+from pyrometa.noise.drawn_steps import noise_and_seeds, packed, packed_steps
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.rewrites.end_to_end import unpack
 from pyrometa.types import Data, TaskBatch
@@ -43,7 +42,7 @@ class BatchFunction:
         problem = self.problem
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
         fixed = (self.function, Same(problem.rule), Same(self.plan), problem.steps, problem.adapted)
-        return *fixed, names, len(self.batch), batch_layout(self.batch)
+        return nest.Hashed((*fixed, names, len(self.batch), self.batch.layout))
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -63,8 +62,8 @@ class BatchFunction:
         """All tensors that differ from one replay to the next, in the layout in memory that views are recorded for."""
         problem, batch = self.problem, self.batch
         own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
-        noise = [packed for draws in (*batch.support_noise, batch.query_noise) for packed in _packed(draws)]
-        return [*(value.detach().contiguous() for value in own), *noise]
+        own = [value.detach().contiguous() for value in own]
+        return [*own, *packed_steps(batch.support_noise), *packed(batch.query_noise)]
 
     def run(self) -> Any:
         """The function of the tasks, not recorded."""
@@ -105,27 +104,9 @@ def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
     return replace(moved, kwargs=nest.replaced(data.kwargs, given))
 
 
-def _packed(draws: Sequence[Tensor]) -> list[Tensor]:
-    """The draws of one evaluation end to end, shape ``(tasks, size)``, and the seeds of streams likewise.
-
-    Otherwise each replay of a program with dozens of sites would read dozens of small inputs.
-    """
-    return [
-        torch.cat([draws[i].flatten(1) if draws[i].dim() > 1 else draws[i][:, None] for i in alike], 1)
-        for alike in _noise_and_seeds(draws)
-    ]
-
-
 def _unpacked(given: Iterator[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     found: dict[int, Tensor] = {}
-    for alike in _noise_and_seeds(like):
+    for alike in noise_and_seeds(like):
         parts = unpack(next(given), [like[i][0].numel() for i in alike])
         found.update((i, part.view(like[i].shape).to(like[i].dtype)) for i, part in zip(alike, parts, strict=True))
     return tuple(found[i] for i in range(len(like)))
-
-
-def _noise_and_seeds(draws: Sequence[Tensor]) -> list[list[int]]:
-    """Positions of the floating-point noise among some draws, and of the integer seeds, where there are any."""
-    floating = [i for i, draw in enumerate(draws) if draw.is_floating_point()]
-    others = [i for i, draw in enumerate(draws) if not draw.is_floating_point()]
-    return [alike for alike in (floating, others) if alike]

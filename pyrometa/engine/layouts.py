@@ -9,23 +9,16 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.engine.problem import Problem
 from pyrometa.nest import Same
-from pyrometa.types import Data, TaskBatch
+from pyrometa.types import TaskBatch
 
 _AHEAD = 10_000
 """How many elements of large data are looked at first: mostly they show it already, and the rest is spared."""
 
 
-def batch_layout(tasks: TaskBatch) -> Any:
-    """Shapes of one task's tensors, and all that is not a tensor."""
-    noise = (*tasks.support_noise[:1], tasks.query_noise)
-    draws = tuple((draw.shape[1:], draw.dtype, draw.device) for draws in noise for draw in draws)
-    return _layout(tasks.support), _layout(tasks.query), draws
-
-
 def problem_modes(problem: Problem) -> Any:
     """What of a problem has to agree: its rule, what adapts, its steps, its leaves and the program's own switches."""
     leaves = tuple((name, leaf.dtype) for name, leaf in problem.leaves.items())
-    return Same(problem.rule), problem.adapted, problem.steps, leaves, problem.program.modes()
+    return Same(problem.rule), problem.adapted, problem.steps, leaves, problem.program.modes_now()
 
 
 def may_hide(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
@@ -45,19 +38,3 @@ def _constant_and_zero(tensor: Tensor) -> tuple[bool, bool]:
     values = tensor.flatten()
     parts = values[:_AHEAD], values[_AHEAD:]
     return not any((part != values[:1]).any() for part in parts), not all(part.all() for part in parts)
-
-
-def _layout(data: Data) -> Any:
-    return (
-        nest.layout(data.args, _one_of_many),
-        nest.layout(data.kwargs, _one),
-        data.rows and (data.rows.plates, data.rows.padded),
-    )
-
-
-def _one(value: Tensor) -> Any:
-    return value.shape, value.dtype, value.device
-
-
-def _one_of_many(value: Tensor) -> Any:
-    return value.shape[1:], value.dtype, value.device

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa import nest
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.at_meta_test import FastWeights, Scores
 from pyrometa.engine.attempt import SideBySideError, attempt
@@ -28,7 +29,6 @@ from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
-from pyrometa.internals import tree_leaves
 from pyrometa.program.end_to_end_values import TaskValues, of_each_task
 from pyrometa.recording.recordings import Recordings
 from pyrometa.types import Params, TaskBatch
@@ -165,7 +165,7 @@ class Runner:
         if recording is None:
             return None
         result = recording.replay(run.tensors())
-        return result if all_finite(tree_leaves(result)) else None
+        return result if all_finite(nest.tensors(result)) else None
 
     def _by_another_plan(self, problem: Problem, batch: TaskBatch, function: PathFunction) -> Any:
         """The function by a plan made anew; None where that fails too, as in the precision of the program."""

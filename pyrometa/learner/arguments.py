@@ -6,6 +6,7 @@ tensor in them has a leading task dimension. A list is always tasks, each as the
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -55,7 +56,9 @@ class GivenTasks(Sequence[Data]):
             return [self[i] for i in range(*task.indices(self._count))]
         if not -self._count <= task < self._count:
             raise IndexError(f"task {task} of {self._count}")
-        return self._rows[task] if self.stacked is None else self.stacked[task]
+        if self.stacked is None:
+            return self._rows[task]
+        return self.stacked[task] if task else self.stacked.first
 
 
 def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
@@ -78,8 +81,9 @@ def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
         _check_alike(name, tasks)
         return GivenTasks(len(tasks), None, tasks)
     args = _arguments(name, given)
-    count = _task_count(name, args)
-    for label, arg in _labelled(name, args):
+    labelled = _labelled(name, args)
+    count = _task_count(name, labelled)
+    for label, arg in labelled:
         _check_values(label, arg, per_task=True)
         _check_rows(label, arg, arg.shape[1:])
     return GivenTasks(count, Data(args, _shared(kwargs)))
@@ -203,9 +207,9 @@ def _labelled(name: str, args: tuple[Any, ...]) -> list[tuple[str, Tensor]]:
     return list(nest.labelled(name, args[0] if len(args) == 1 else args))
 
 
-def _task_count(name: str, args: tuple[Any, ...]) -> int:
+def _task_count(name: str, labelled: Sequence[tuple[str, Tensor]]) -> int:
     counts = {}
-    for label, arg in _labelled(name, args):
+    for label, arg in labelled:
         if arg.dim() == 0:
             raise ValueError(f"{label} is a scalar: it needs a leading task dimension")
         counts[label] = arg.shape[0]
@@ -225,9 +229,9 @@ def _check_rows(label: str, arg: Tensor, of_one: torch.Size) -> None:
 
 
 def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
-    if not (arg.is_floating_point() or arg.is_complex()) or bool(
-        torch.isfinite(arg.sum()) or torch.isfinite(arg).all()
-    ):
+    if not (arg.is_floating_point() or arg.is_complex()) or cmath.isfinite(arg.sum().item()):
+        return
+    if torch.isfinite(arg).all():
         return
     where = ""
     if per_task:

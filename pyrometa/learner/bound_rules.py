@@ -24,13 +24,18 @@ class BoundRules:
         self._blocks: Blocks | None = None
         self._asked_for_blocks = False
         self._bound: dict[Any, Rule] = {}
+        self._plain: Rule | None = None  # the last rule that asked for nothing: to ask it takes a while
 
     def see(self, rule: Rule, program: Program, data: Data, adapted: Sequence[str]) -> None:
         """Find out on a task what this rule is the first to ask for."""
+        if rule is self._plain:
+            return
         if isinstance(rule, GeometricRule) and self._geometry is None:
             self._geometry = find_geometry(program, data, adapted)
         if isinstance(rule, BlockRule) and not self._asked_for_blocks:
             self._blocks, self._asked_for_blocks = find_blocks(program, data, adapted), True
+        if not isinstance(rule, GeometricRule | BlockRule):
+            self._plain = rule
 
     def of(self, rule: Rule, frozen: frozenset[str] = frozenset()) -> Rule:
         """The rule to run, where some parameters that adapted no longer do.
@@ -38,6 +43,8 @@ class BoundRules:
         Raises:
             ValueError: the rule does not suit the guide.
         """
+        if rule is self._plain:
+            return rule
         if isinstance(rule, BlockRule):
             return self._in_blocks(rule)
         if not isinstance(rule, GeometricRule) or self._geometry is None:
@@ -58,4 +65,4 @@ class BoundRules:
 
     def __getstate__(self) -> dict[str, Any]:
         """What was found: rules are told anew, as a pickle keeps no identities."""
-        return {**vars(self), "_bound": {}}
+        return {**vars(self), "_bound": {}, "_plain": None}

@@ -91,12 +91,12 @@ class Learner:
         """
         program = self.program
         self.rules.see(rule, program, data, self.adapted)
-        if not program.guarded.enter(program.modes()):
+        if not program.guarded.enter(program.begin()):
             with naming_lines(program), left_alone(program):
                 look_again(program, data)
-                guard_program(program, data, self.problem(rule, steps).adapted, self.guard)
-            program.guarded.let_pass(program.modes())
-        check_rule(rule, program, self.problem(rule, steps).adapted, data)
+                guard_program(program, data, self._adapting(), self.guard)
+            program.guarded.let_pass(program.begin())
+        check_rule(rule, program, self._adapting(), data)
         return self
 
     def check_ranks(self, support: Data) -> None:
@@ -110,10 +110,13 @@ class Learner:
     def problem(self, rule: Rule, steps: int) -> Problem:
         """Adaptation as it is now: a leaf that was frozen since first data takes no part."""
         leaves = {name: leaf for name, leaf in self.leaves.items() if leaf.requires_grad}
-        adapted = tuple(name for name in self.adapted if name in leaves)
+        adapted = self._adapting()
         if steps:
             rule = self.rules.of(rule, frozenset(self.adapted).difference(adapted))
         return Problem(self.program, rule, adapted, leaves, self.learned, steps)
+
+    def _adapting(self) -> tuple[str, ...]:
+        return tuple([name for name in self.adapted if self.leaves[name].requires_grad])
 
     def check_rows(self, supports: GivenTasks, queries: GivenTasks) -> None:
         """Refuse to score variational parameters of the support set's rows on other rows.

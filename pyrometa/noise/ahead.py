@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa.noise.drawn_steps import DrawnSteps
 from pyrometa.noise.draws import Draw, Tape
 from pyrometa.noise.points import Points
 
 
 def draw_noise(
     tapes: Sequence[Tape], tasks: Sequence[Sequence[int]], steps: int, points: Sequence[Points] | None = None
-) -> list[tuple[tuple[Tensor, ...], ...]]:
+) -> list[DrawnSteps]:
     """Draw the noise of a meta-batch.
 
     A task's noise depends on its position in the meta-batch, never on how the tasks are grouped: tasks of different
@@ -29,7 +30,7 @@ def draw_noise(
     Returns:
         For each group and step, one tensor a draw of shape ``(tasks, *draw.shape)``.
     """
-    noise: dict[int, tuple[tuple[Tensor, ...], ...]] = {}
+    noise: dict[int, DrawnSteps] = {}
     points = points or [Points()] * len(tapes)
     for groups in _alike(tapes, points):
         positions = sorted(position for i in groups for position in tasks[i])
@@ -37,7 +38,9 @@ def draw_noise(
         common = points[groups[0]].sample(largest, len(positions), steps)
         row = {position: r for r, position in enumerate(positions)}
         for i in groups:
-            noise[i] = _read(common, tapes[i], [row[position] for position in tasks[i]], steps)
+            rows = [row[position] for position in tasks[i]]
+            drawn = [_part(draw, rows, of_group) for draw, of_group in zip(common, tapes[i], strict=True)]
+            noise[i] = DrawnSteps(drawn, steps)
     return [noise[i] for i in range(len(tapes))]
 
 
@@ -52,7 +55,7 @@ def _alike(tapes: Sequence[Tape], points: Sequence[Points]) -> Iterable[list[int
 
 def _largest(tapes: Sequence[Tape]) -> Tape:
     """Of tapes that are alike, one with each draw as large as any of them needs."""
-    return tuple(_largest_draw(column) for column in zip(*tapes, strict=True))
+    return tapes[0] if len(tapes) == 1 else tuple(map(_largest_draw, zip(*tapes, strict=True)))
 
 
 def _largest_draw(draws: Sequence[Draw]) -> Draw:
@@ -60,16 +63,11 @@ def _largest_draw(draws: Sequence[Draw]) -> Draw:
     return Draw(draws[0].kind, shape, draws[0].dtype, draws[0].device)
 
 
-def _read(common: Sequence[Tensor], tape: Tape, rows: Sequence[int], steps: int) -> tuple[tuple[Tensor, ...], ...]:
-    """The part of the common draws that a group reads: for each step, its tasks' rows of each draw of its tape."""
-    draws = [_part(drawn, rows, draw).unbind(1) for drawn, draw in zip(common, tape, strict=True)]
-    return tuple(zip(*draws, strict=True)) if draws else ((),) * steps
-
-
 def _part(drawn: Tensor, rows: Sequence[int], draw: Draw) -> Tensor:
     """Some tasks' rows of a common draw, and of these the leading block of a draw's shape."""
-    if len(rows) < len(drawn):
+    if len(rows) < drawn.shape[0]:
         drawn = drawn[torch.tensor(rows, device=drawn.device)]
     for dim, size in enumerate(draw.shape, start=2):
-        drawn = drawn.narrow(dim, 0, size)
+        if size < drawn.shape[dim]:
+            drawn = drawn.narrow(dim, 0, size)
     return drawn

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from torch import Tensor
-
 from pyrometa.noise.ahead import draw_noise
+from pyrometa.noise.drawn_steps import DrawnSteps
 from pyrometa.noise.draws import Tape
 from pyrometa.noise.points import Points
 from pyrometa.types import Data, TaskBatch
@@ -33,15 +32,15 @@ def with_noise(
     groups = list(groups)
     positions = [index for index, _, _ in groups]
     different, repeats = (min(steps, 1), steps) if one_noise else (steps, 1)
-    supports = [(support[0],) for _, support, _ in groups]
-    queries = [(query[0], support[0]) for _, support, query in groups]
+    supports = [(support.first,) for _, support, _ in groups]
+    queries = [(query.first, support.first) for _, support, query in groups]
 
-    def drawn(evaluated: Sequence[tuple[Data, ...]], steps: int) -> list[tuple[tuple[Tensor, ...], ...]]:
+    def drawn(evaluated: Sequence[tuple[Data, ...]], steps: int) -> list[DrawnSteps]:
         tapes, taken = [tape(*data) for data in evaluated], [points(*data) for data in evaluated]
         return draw_noise(tapes, positions, steps, taken)
 
     support_noise, query_noise = drawn(supports, different), drawn(queries, 1)
     return [
-        TaskBatch(*group, of_support * repeats, of_query)
+        TaskBatch(*group, of_support.repeated(repeats), of_query)
         for group, of_support, (of_query,) in zip(groups, support_noise, query_noise, strict=True)
     ]

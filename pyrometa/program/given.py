@@ -104,5 +104,15 @@ class Given:
 
 def every_module(programs: Iterable[Callable[..., Any]], others: Iterable[nn.Module]) -> list[nn.Module]:
     """The modules that some models and guides are or have, and other modules with their parts, each once."""
-    roots = (*map(root_module, programs), *others)
-    return list({id(m): m for root in roots if root is not None for m in root.modules()}.values())
+    found: dict[int, nn.Module] = {}
+    for root in (*map(root_module, programs), *others):
+        _add_parts(found, root)
+    return list(found.values())
+
+
+def _add_parts(found: dict[int, nn.Module], module: nn.Module | None) -> None:
+    """Add a module and its parts in the order of ``module.modules()``, which makes names for them."""
+    if module is not None and id(module) not in found:
+        found[id(module)] = module
+        for part in module.children():
+            _add_parts(found, part)

@@ -9,11 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from pyrometa.internals import PYRO_STACK
+from pyrometa.nest import Hashed
 
 
-def modes(modules: Iterable[nn.Module]) -> Any:
+def modes(modules: Iterable[nn.Module]) -> Hashed:
     """What switches the modules hold, and what handlers are around them."""
-    return tuple(map(_switches, modules)), tuple(map(_handled, PYRO_STACK))
+    return Hashed((tuple(map(_switches, modules)), tuple(map(_handled, PYRO_STACK))))
+
+
+class Seen:
+    """A program's modules and mode as an operation saw them, until the program runs and may change them itself.
+
+    Attributes:
+        modules: every module of the program; None where they are not known.
+        mode: its mode; None likewise.
+    """
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] | None = None
+        self.mode: Hashed | None = None
+
+    def look(self, modules: list[nn.Module]) -> Hashed:
+        """Note the modules, and the mode that they are in."""
+        self.modules, self.mode = modules, (mode := modes(modules))
+        return mode
+
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self.modules = self.mode = None
+
+    def __reduce__(self) -> tuple[type[Seen], tuple[()]]:
+        return Seen, ()
 
 
 _SWITCHES = frozenset((bool, str))

@@ -26,7 +26,7 @@ from pyrometa.program.guards.guarded import Guarded
 from pyrometa.program.guide_draws import GuideDraws
 from pyrometa.program.handlers import AnswerParams, MaskRows, swapped
 from pyrometa.program.leaves import Leaf
-from pyrometa.program.modes import modes, zeros
+from pyrometa.program.modes import Seen, modes, zeros
 from pyrometa.program.objectives import Objective, batchable, function_of
 from pyrometa.program.particle_draws import points_of
 from pyrometa.program.pickled import Autoguides, check_modules, own, without_weak_references
@@ -59,6 +59,7 @@ class Program:
     _larger_tapes: Tapes = field(init=False, default_factory=Tapes)
     _row_plates: RowPlates = field(init=False, default_factory=RowPlates)
     _kept: KeptTensors = field(init=False, default_factory=KeptTensors)
+    _seen: Seen = field(init=False, default_factory=Seen)
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -103,9 +104,17 @@ class Program:
         """Every module of the program, once; those that a function registers with Pyro too."""
         return every_module((self.guide, self.model), self.found.registered)
 
-    def modes(self) -> Any:
+    def modes(self) -> nest.Hashed:
         """Switches that change what the program does: those of its modules, and the handlers around it."""
         return modes(self.modules())
+
+    def begin(self) -> nest.Hashed:
+        """:meth:`modes` as an operation begins; :meth:`modes_now` need not look again until the program has run."""
+        return self._seen.look(self.modules())
+
+    def modes_now(self) -> nest.Hashed:
+        """:meth:`modes` in an operation."""
+        return self._seen.mode or self.modes()
 
     def zeros(self) -> Any:
         """Which numbers and tensors that its modules hold are zero, so that what they multiply is not seen."""
@@ -192,9 +201,9 @@ class Program:
         return points_of(kind, objective, name, tape)
 
     def _taped(self, tapes: Tapes, objective: ELBO | Objective, data: Data, support: Data | None) -> Tape:
-        function, training = function_of(objective), tuple(module.training for module in self.modules())
+        function, modules = function_of(objective), self._seen.modules or self.modules()
         return tapes.recorded(
-            (_shapes(data), support and _shapes(support), training),
+            (_shapes(data), support and _shapes(support), tuple([module.training for module in modules])),
             lambda recorder: self._evaluate(function, {}, data, recorder, support=support),
         )
 
@@ -239,6 +248,7 @@ class Program:
     def using(self, params: Mapping[str, Tensor], constrained: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Within it, the model and the guide run on ``params`` and the param store hears of none of it."""
         leaves = self.leaves.values()
+        self._seen.forget()
         restore_store(leaves)
         with swapped(leaves, params), AnswerParams(leaves, params, constrained):
             yield

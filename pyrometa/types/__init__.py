@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -65,6 +66,11 @@ class Data:
         args = nest.mapped(lambda tensor: tensor[tasks], self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
 
+    @cached_property
+    def first(self) -> Data:
+        """The first task."""
+        return self[0]
+
     def tensors(self) -> list[Tensor]:
         """All that has a task dimension where the data have one: tensors of the arguments, and the count of rows."""
         return [*nest.tensors(self.args), *([self.rows.count] if self.rows else [])]
@@ -110,12 +116,19 @@ class TaskBatch:
     index: tuple[int, ...]
     support: Data
     query: Data
-    support_noise: tuple[StepNoise, ...]
+    support_noise: Sequence[StepNoise]
     query_noise: StepNoise
     unpadded: tuple[TaskData, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @cached_property
+    def layout(self) -> nest.Hashed:
+        """Shapes of one task's tensors, and all that is not a tensor: to compare, and to look up by."""
+        noise = (*([self.support_noise[0]] if len(self.support_noise) else []), self.query_noise)
+        draws = tuple((draw.shape[1:], draw.dtype, draw.device) for draws in noise for draw in draws)
+        return nest.Hashed((_layout(self.support), _layout(self.query), draws))
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """A slice of the tasks."""
@@ -147,6 +160,22 @@ class TaskBatch:
         """The support noise and the query noise of one task, or of some."""
         *support, query = (tuple(draw[tasks] for draw in draws) for draws in (*self.support_noise, self.query_noise))
         return tuple(support), query
+
+
+def _layout(data: Data) -> Any:
+    return (
+        nest.layout(data.args, _one_of_many),
+        nest.layout(data.kwargs, _one),
+        data.rows and (data.rows.plates, data.rows.padded),
+    )
+
+
+def _one(value: Tensor) -> Any:
+    return value.shape, value.dtype, value.device
+
+
+def _one_of_many(value: Tensor) -> Any:
+    return value.shape[1:], value.dtype, value.device
 
 
 class Slotted(Protocol):

@@ -79,3 +79,27 @@ def test_a_look_in_another_mode_is_remembered_by_mode():
     guide.train()
     assert program.guarded.enter(program.modes())
     assert program.guide_draws.sampled
+
+
+class Turning(Switched):
+    """Changes its own mode as it runs."""
+
+    def forward(self, x):
+        self.turned = not getattr(self, "turned", False)
+        return pyro.sample("z", dist.Normal(self.loc, 1.0))
+
+
+def test_a_mode_that_was_seen_holds_until_the_program_has_run():
+    def counted(x):
+        pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    guide = Turning()
+    program = discover(Given(counted, guide, Trace_ELBO()), DATA)
+    began = program.begin()
+    assert program.modes_now() is began
+    assert began == program.modes()
+    program.loss({}, DATA)
+    assert program.modes_now() == program.modes() != began
+    guide.extra = nn.Dropout()
+    assert guide.extra in program.modules()
+    assert program.begin() != began
