@@ -12,7 +12,7 @@ from torch.func import vmap
 
 from pyrometa import nest
 from pyrometa.engine.batch_mode import BatchMode
-from pyrometa.engine.descent import DescentStep, Velocity, slope_factors
+from pyrometa.engine.descent import DescentStep, Velocity, empty_slots, slope_factors
 from pyrometa.engine.low_rank import (
     FactoredLayers,
     Factors,
@@ -23,7 +23,8 @@ from pyrometa.engine.low_rank import (
 )
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import Problem, cut
-from pyrometa.inner import GradientOrder, LossRule, Rule, over_rows
+from pyrometa.inner import GradientOrder, LossRule, MomentumDescent, Rule, one_step, over_rows
+from pyrometa.inner.adaptation import Look
 from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
@@ -89,7 +90,10 @@ def side_by_side(function: Callable[[Any], Any], path: BatchPath, *, thorough: b
 
 @dataclass
 class BatchPath:
-    """Tasks of one shape, each on its own fast weights, evaluated together by ``vmap``."""
+    """Tasks of one shape, each on its own fast weights, evaluated together by ``vmap``.
+
+    Where factors are ``in_slots`` they have the size of those after the last step at all of them.
+    """
 
     problem: Problem
     batch: TaskBatch
@@ -97,6 +101,7 @@ class BatchPath:
     plan: Plan
     unrolled_steps: int | None = None
     check_finite: bool = True
+    in_slots: bool = False
     tasks: Sequence[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,13 +132,17 @@ class BatchPath:
         """Every task at the leaves, which are shared and not copied."""
         start = self.problem.start(self.order)
         dense = tuple(bundle.packed(start).expand(len(self.batch), -1) for bundle in self.plan.dense)
+        factors = self._empty_slots() if self.in_slots else {}
         if self.plan.descent is not None:
-            state: Any = Velocity()
+            state: Any = Velocity(factors=factors if isinstance(self.plan.descent, MomentumDescent) else {})
         elif isinstance(self.rule, LossRule) or not dense:
             state = None
         else:
             state = over_rows(self.rule.init, self._by_name(dense))
-        return BatchPoint(dense, {}, {}, state)
+        return BatchPoint(dense, factors, {}, state)
+
+    def _empty_slots(self) -> Mapping[str, Pairs]:
+        return empty_slots(self.plan.support_calls, self._low_rank.weights, len(self.batch), self.problem.steps)
 
     def loss(self, point: BatchPoint, step: int) -> tuple[Tensor, Params, Seen]:
         """The support losses; what to differentiate them by, probes and dense fast weights; what :meth:`move` needs."""
@@ -166,7 +175,7 @@ class BatchPath:
         else:
             descent = DescentStep(self.plan.descent, self.problem, step)
             dense, velocity = descent.moved(self.plan.dense, point.dense, slopes, point.state)
-            gradients = slope_factors(self.plan.support_calls, deltas, seen.inputs, order)
+            gradients = slope_factors(self.plan.support_calls, deltas, seen.inputs, order, in_slots=self.in_slots)
             factors, velocities = descent.added(point.factors, gradients, point.state, order)
             state = Velocity(velocity, velocities)
         return BatchPoint(tuple(cut(flat, order) for flat in dense), factors, seen.products, state)
@@ -191,6 +200,10 @@ class BatchPath:
     def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> BatchPoint:
         """Fast weights held densely."""
         return BatchPoint(tuple(cut(flat, order) for flat in variables), {}, {}, None)
+
+    def stepped(self, point: BatchPoint, step: int, order: GradientOrder, look: Look) -> BatchPoint:
+        """The point after a step."""
+        return one_step(self, point, step, order, look)
 
     def score(self, point: BatchPoint) -> Tensor:
         """The query objective of each task, shape ``(tasks,)``."""

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.engine.asked import Asked
 from pyrometa.engine.batch import BatchPath, side_by_side
-from pyrometa.engine.plan import Plan
-from pyrometa.engine.problem import PathFunction, Problem
+from pyrometa.engine.in_parts import InParts
+from pyrometa.engine.own_tensors import on_others, own_tensors
+from pyrometa.engine.packed_noise import unpacked
+from pyrometa.engine.problem import Problem
 from pyrometa.explain.reasons import told
+from pyrometa.inner import GradientOrder
 from pyrometa.nest import Same
-from pyrometa.noise.drawn_steps import noise_and_seeds, packed, packed_steps
+from pyrometa.noise.drawn_steps import packed, packed_steps
 from pyrometa.recording.fingerprint import Fingerprint
-from pyrometa.rewrites.end_to_end import unpack
-from pyrometa.types import Data, TaskBatch
+from pyrometa.types import TaskBatch
+
+_FEW = 5
+"""Steps that are recorded one after the other: what they have in common is then made once in a replay."""
+
+_FEW_THAT_GROW = 20
+"""The same where factors grow from step to step. At their last size throughout a replay takes longer, up to twice."""
 
 
-@dataclass(frozen=True)
-class BatchFunction:
-    """A function of tasks side by side, as a function of tensors that can be recorded.
-
-    Attributes:
-        problem: what to adapt, and how.
-        batch: tasks of one shape.
-        function: what is computed of their path.
-        plan: how parameters are held.
-    """
-
-    problem: Problem
-    batch: TaskBatch
-    function: PathFunction
-    plan: Plan
+class BatchFunction(Asked):
+    """A function of tasks side by side, as a function of tensors that can be recorded."""
 
     @property
     def key(self) -> Any:
@@ -43,11 +39,6 @@ class BatchFunction:
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
         fixed = (self.function, Same(problem.rule), Same(self.plan), problem.steps, problem.adapted)
         return nest.Hashed((*fixed, names, len(self.batch), self.batch.layout))
-
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """The leaves, which the program may read as inputs only."""
-        return self.problem.leaves
 
     def state(self, known: Fingerprint | None) -> Fingerprint:
         """All that the program depends on besides tensors, and the objects among the tasks' data."""
@@ -59,11 +50,10 @@ class BatchFunction:
         return self.problem.program.fingerprint(known, objects)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors that differ from one replay to the next, in the layout in memory that views are recorded for."""
-        problem, batch = self.problem, self.batch
-        own = [*problem.leaves.values(), *problem.learned.values(), *_tensors(batch.support), *_tensors(batch.query)]
-        own = [value.detach().contiguous() for value in own]
-        return [*own, *packed_steps(batch.support_noise), *packed(batch.query_noise)]
+        """All tensors that differ from one replay to the next."""
+        own = own_tensors(self.problem, self.batch)
+        noise = (*packed_steps(self.batch.support_noise), *packed(self.batch.query_noise))
+        return [*(value.detach() for value in own), *noise]
 
     def run(self) -> Any:
         """The function of the tasks, not recorded."""
@@ -73,40 +63,26 @@ class BatchFunction:
     def on(self, tensors: Sequence[Tensor]) -> Any:
         """The function of other :meth:`tensors`, without a look at their values, so that it can be recorded."""
         problem, batch = self._rebuilt(tensors)
-        steps = self.function.unrolled_steps
-        path = BatchPath(problem, batch, self.function.order, self.plan, steps, check_finite=False)
-        return side_by_side(self.function, path, thorough=True)
+        return side_by_side(self.function, self.path_on(problem, batch), thorough=True)
+
+    def in_parts(self, parts: MutableMapping[Any, Any], *, compiled: bool) -> InParts | None:
+        """A recording of one step for all; None for few steps.
+
+        A meta-gradient that solves at the last point asks more of it than a replay can tell.
+        """
+        solves = self.function.order is GradientOrder.SECOND and self.function.unrolled_steps == 0
+        grow = not all(call.on_data for call in self.plan.support_calls)
+        few = len(self.batch.support_noise) <= (_FEW_THAT_GROW if grow else _FEW)
+        return None if few or solves else InParts(parts, compiled=compiled)
 
     def told(self, error: Exception) -> str:
         """An error in words for the program's author."""
         return told(self.problem.program, error)
 
     def _rebuilt(self, tensors: Sequence[Tensor]) -> tuple[Problem, TaskBatch]:
-        given, batch = iter(tensors), self.batch
-        leaves, learned = (
-            {name: next(given).detach().requires_grad_(value.requires_grad) for name, value in values.items()}
-            for values in (self.problem.leaves, self.problem.learned)
-        )
-        support, query = (_replaced(data, given) for data in (batch.support, batch.query))
-        *support_noise, query_noise = (_unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
-        return (
-            replace(self.problem, leaves=leaves, learned=learned),
-            replace(batch, support=support, query=query, support_noise=tuple(support_noise), query_noise=query_noise),
-        )
-
-
-def _tensors(data: Data) -> list[Tensor]:
-    return [*data.tensors(), *nest.tensors(data.kwargs)]
-
-
-def _replaced(data: Data, given: Iterator[Tensor]) -> Data:
-    moved = data.on(given)
-    return replace(moved, kwargs=nest.replaced(data.kwargs, given))
-
-
-def _unpacked(given: Iterator[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    found: dict[int, Tensor] = {}
-    for alike in noise_and_seeds(like):
-        parts = unpack(next(given), [like[i][0].numel() for i in alike])
-        found.update((i, part.view(like[i].shape).to(like[i].dtype)) for i, part in zip(alike, parts, strict=True))
-    return tuple(found[i] for i in range(len(like)))
+        batch, own = self.batch, own_tensors(self.problem, self.batch)
+        leaves = [given.detach().requires_grad_(x.requires_grad) for given, x in zip(tensors, own, strict=False)]
+        given = iter(tensors[len(own) :])
+        *support_noise, query_noise = (unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
+        problem, batch = on_others(self.problem, batch, iter(leaves))
+        return problem, replace(batch, support_noise=tuple(support_noise), query_noise=query_noise)

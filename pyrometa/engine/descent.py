@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrometa.engine.bundles import Bundle
 from pyrometa.engine.low_rank import Call, Pairs
+from pyrometa.engine.pairs import Slots, detached, rows_of, scaled, total
 from pyrometa.engine.problem import Problem
 from pyrometa.inner import GradientDescent, GradientOrder, MomentumDescent
 
@@ -87,13 +88,12 @@ class DescentStep:
             along = slope
             if isinstance(self.rule, MomentumDescent):
                 decay = self.rule.momentum
-                velocities[name] = along = _sum(_scaled(velocities.get(name, ()), decay), slope)
+                velocities[name] = along = total(scaled(velocities.get(name, ()), decay), slope, self.step)
                 if self.rule.nesterov:
-                    along = _sum(slope, _scaled(along, decay))
-            moved = _scaled(along, -self._rate(name))
-            if order is GradientOrder.NONE:
-                moved = tuple((a.detach(), h) for a, h in moved)
-            found[name] = _sum(found.get(name, ()), moved)
+                    along = total(scaled(along, decay), slope, self.step)
+            moved = scaled(along, -self._rate(name))
+            moved = detached(moved) if order is GradientOrder.NONE else moved
+            found[name] = total(found.get(name, ()), moved, self.step)
         return found, velocities
 
     def _rates(self, bundle: Bundle) -> float | Tensor:
@@ -114,7 +114,12 @@ class DescentStep:
 
 
 def slope_factors(
-    calls: Sequence[Call], deltas: Sequence[Tensor], inputs: Sequence[Tensor], order: GradientOrder
+    calls: Sequence[Call],
+    deltas: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    order: GradientOrder,
+    *,
+    in_slots: bool,
 ) -> dict[str, Pairs]:
     """The gradients of low-rank weights as factors, by weight: a pair for each call of its layer.
 
@@ -123,36 +128,26 @@ def slope_factors(
         deltas: for each call, the gradient by its output, shape ``(tasks, *rows, out)``.
         inputs: of the calls, each of shape ``(tasks, *rows, in)``.
         order: how much of the step is differentiated through.
+        in_slots: whether rows that are others at each step have slots in the factors.
     """
     found: dict[str, Pairs] = {}
+    new: dict[str, Pairs] = {}
     for call, delta, x in zip(calls, deltas, inputs, strict=True):
         h = x if order is GradientOrder.SECOND else x.detach()
-        found[call.name] = (*found.get(call.name, ()), (delta.flatten(1, -2), h.flatten(1, -2)))
+        into = new if in_slots and not call.on_data else found
+        into[call.name] = (*into.get(call.name, ()), (delta.flatten(1, -2), h.flatten(1, -2)))
+    for name, pairs in new.items():
+        found[name] = (rows_of(pairs), *found.get(name, ()))
     return found
 
 
-def _scaled(pairs: Pairs, factor: float | Tensor) -> Pairs:
-    return tuple((factor * a, h) for a, h in pairs)
-
-
-def _sum(pairs: Pairs, more: Pairs) -> Pairs:
-    """The sum of two updates; where an ``H`` of both is one, such as the support set itself, the ``A`` are added."""
-    for a, h in more:
-        pairs = _with_pair(pairs, a, h)
-    return pairs
-
-
-def _with_pair(pairs: Pairs, a: Tensor, h: Tensor) -> Pairs:
-    for i, (known_a, known_h) in enumerate(pairs):
-        if known_h is h or _same_memory(known_h, h):
-            return (*pairs[:i], (known_a + a, known_h), *pairs[i + 1 :])
-    return (*pairs, (a, h))
-
-
-def _same_memory(left: Tensor, right: Tensor) -> bool:
-    return (
-        not (left.requires_grad or right.requires_grad)
-        and left.data_ptr() == right.data_ptr()
-        and left.shape == right.shape
-        and left.stride() == right.stride()
-    )
+def empty_slots(calls: Sequence[Call], weights: Mapping[str, Tensor], tasks: int, steps: int) -> dict[str, Pairs]:
+    """Factors before the first step, with slots for those rows that are others at each step."""
+    rows: dict[str, int] = {}
+    for call in calls:
+        if not call.on_data:
+            rows[call.name] = rows.get(call.name, 0) + call.rank(steps)
+    return {
+        name: (Slots(*(weights[name].new_zeros(tasks, count, size) for size in weights[name].shape)),)
+        for name, count in rows.items()
+    }

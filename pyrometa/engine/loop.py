@@ -14,7 +14,8 @@ from torch import Tensor
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.problem import PathFunction, Problem, cut
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import GradientOrder, LossRule, Rule, TaskRows, cure
+from pyrometa.inner import GradientOrder, LossRule, Rule, TaskRows, cure, one_step
+from pyrometa.inner.adaptation import Look
 from pyrometa.rewrites.gates import Gate, gated
 from pyrometa.types import Params, TaskBatch, TaskData
 
@@ -99,6 +100,10 @@ class TaskPath:
     def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> tuple[Params, None]:
         """Fast weights by name."""
         return {n: cut(v, order) for n, v in zip(self.problem.adapted, variables, strict=True)}, None
+
+    def stepped(self, point: tuple[Params, Any], step: int, order: GradientOrder, look: Look) -> tuple[Params, Any]:
+        """The point after a step."""
+        return one_step(self, point, step, order, look)
 
     def score(self, point: tuple[Params, Any]) -> Tensor:
         """The query objective, shape ``(1,)``."""

@@ -164,7 +164,7 @@ class Runner:
         recording = self._recordings.recording(run)
         if recording is None:
             return None
-        result = recording.replay(run.tensors())
+        result = recording.of(run)
         return result if all_finite(nest.tensors(result)) else None
 
     def _by_another_plan(self, problem: Problem, batch: TaskBatch, function: PathFunction) -> Any:

@@ -1,7 +1,7 @@
 """Inner rules, one file each, and the one adaptation loop."""
 
 from pyrometa.inner.adam import Adam
-from pyrometa.inner.adaptation import GradientOrder, Path, adapt, not_finite
+from pyrometa.inner.adaptation import GradientOrder, Path, adapt, not_finite, one_step
 from pyrometa.inner.arrow import Arrow
 from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.cures import cure
@@ -58,6 +58,7 @@ __all__ = [
     "all_finite",
     "cure",
     "not_finite",
+    "one_step",
     "over_rows",
     "step_count",
     "step_counts",

@@ -126,6 +126,9 @@ class Path(Protocol[Point]):
     def moved_to(self, variables: Sequence[Tensor], order: GradientOrder) -> Point:
         """The point whose fast weights are these, in the form of what :meth:`loss` names."""
 
+    def stepped(self, point: Point, step: int, order: GradientOrder, look: Look) -> Point:
+        """The point after an inner step: :func:`one_step`, or what says the same."""
+
 
 def adapt(path: Path[Point], steps: int, look: Look | None = None) -> Iterator[Point]:
     """Adapt tasks, step by step.
@@ -145,16 +148,28 @@ def adapt(path: Path[Point], steps: int, look: Look | None = None) -> Iterator[P
     point = path.start()
     yield point
     for step in range(steps):
-        order, rule = _order_at(step, steps, path), path.rule
-        losses, variables, seen = path.loss(point, step)
-        grads = _gradients(losses, variables, create_graph=isinstance(rule, LossRule) or order is GradientOrder.SECOND)
-        if path.check_finite:
-            look(losses, grads, path, step, "the gradient of")
-        if isinstance(rule, LossRule):
-            point = _moved_by_loss(path, rule, losses, (variables, grads), step, order, look)
-        else:
-            point = path.move(point, grads, step, seen, order)
+        point = path.stepped(point, step, _order_at(step, steps, path), look)
         yield point
+
+
+def one_step(path: Path[Point], point: Point, step: int, order: GradientOrder, look: Look) -> Point:
+    """The point after an inner step by the path's rule, which asks the losses at the point before.
+
+    Args:
+        path: the tasks' losses and fast weights.
+        point: the point before.
+        step: which inner step, from 0.
+        order: how much of the step is differentiated through.
+        look: is shown the losses and gradients, unless the path is not to be asked if they are finite.
+    """
+    rule = path.rule
+    losses, variables, seen = path.loss(point, step)
+    grads = _gradients(losses, variables, create_graph=isinstance(rule, LossRule) or order is GradientOrder.SECOND)
+    if path.check_finite:
+        look(losses, grads, path, step, "the gradient of")
+    if isinstance(rule, LossRule):
+        return _moved_by_loss(path, rule, losses, (variables, grads), step, order, look)
+    return path.move(point, grads, step, seen, order)
 
 
 def _moved_by_loss(

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrometa.inner.moments import averaged, magnitude, unbiased, zeros
 from pyrometa.inner.ranges import check_decay
 from pyrometa.inner.rates import Rates
+from pyrometa.inner.steps import by_step
 from pyrometa.types import Params
 
 _SECOND_DECAY, _EPS = 0.999, 1e-8  # Adam's
@@ -130,10 +131,10 @@ class LearnedOptimizer:
         return self._rates.moved(params, along, learned, step), (averages, squares)
 
 
-def _features(gradients: Sequence[Tensor], size: Tensor, step: int) -> Tensor:
+def _features(gradients: Sequence[Tensor], size: Tensor, step: int | Tensor) -> Tensor:
     """What the network reads of each coordinate, shape ``(*parameter, features)``."""
     overall = size.square().mean().sqrt()
-    horizons = [torch.full_like(size, step / (step + horizon)) for horizon in _HORIZONS]
+    horizons = [torch.zeros_like(size) + by_step(step / (step + horizon), size) for horizon in _HORIZONS]
     return torch.stack(
         [
             *(g / size for g in gradients),

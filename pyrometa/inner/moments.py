@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from pyrometa.inner.steps import by_step
 from pyrometa.types import Params
 
 
@@ -21,14 +21,14 @@ def averaged(old: Mapping[str, Tensor], new: Mapping[str, Tensor], decay: float)
     return {name: decay * old[name] + (1 - decay) * value for name, value in new.items()}
 
 
-def unbiased(average: Tensor, decay: float, step: int) -> Tensor:
+def unbiased(average: Tensor, decay: float, step: int | Tensor) -> Tensor:
     """An average without the bias of its start at zero: over the sum of the weights that it has given so far."""
-    return average / (1 - decay ** (step + 1))
+    return average / by_step(1 - decay ** (step + 1), average)
 
 
-def magnitude(squares: Tensor, decay: float, step: int, eps: float) -> Tensor:
+def magnitude(squares: Tensor, decay: float, step: int | Tensor, eps: float) -> Tensor:
     """Adam's denominator: the root of the unbiased average of squares, plus ``eps``."""
-    return _root(squares) / math.sqrt(1 - decay ** (step + 1)) + eps
+    return _root(squares) / by_step((1 - decay ** (step + 1)) ** 0.5, squares) + eps
 
 
 def _root(squares: Tensor) -> Tensor:

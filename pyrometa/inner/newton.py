@@ -14,6 +14,7 @@ from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.curvature import Curvature, Either, InBlocks, Whole, Within
 from pyrometa.inner.krylov import krylov
 from pyrometa.inner.ranges import check_count, check_positive
+from pyrometa.inner.steps import at_step
 from pyrometa.inner.surface import RowLosses
 from pyrometa.types import Params
 
@@ -158,7 +159,7 @@ class Newton:
         if not learned:
             return like.new_tensor(self.damping)
         log = learned["log_damping"]
-        return torch.exp(log[min(step, len(log) - 1)] if log.dim() else log)
+        return torch.exp(at_step(log, step) if log.dim() else log)
 
 
 def _chosen(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

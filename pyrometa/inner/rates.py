@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrometa.inner.ranges import check_positive
+from pyrometa.inner.steps import at_step
 from pyrometa.types import Params
 
 Learn = Literal["rate", "layer", "layer_step", "parameter"]
@@ -104,9 +105,7 @@ class Rates:
         if self.learn is None or not learned:
             return self._fixed(name)
         log_lr = learned["log_lr" if self.learn == "rate" else f"log_lr.{name}"]
-        if self.learn == "layer_step":
-            log_lr = log_lr[min(step, len(log_lr) - 1)]
-        return torch.exp(log_lr)
+        return torch.exp(at_step(log_lr, step) if self.learn == "layer_step" else log_lr)
 
     def moved(
         self, params: Mapping[str, Tensor], along: Mapping[str, Tensor], learned: Mapping[str, Tensor], step: int

@@ -23,6 +23,7 @@ from pyrometa.internals import (
     tree_leaves,
     tree_unflatten,
 )
+from pyrometa.recording.recordable import Recordable
 from pyrometa.recording.simplify import simplified
 
 TensorFunction = Callable[[Sequence[Tensor]], Any]
@@ -45,15 +46,24 @@ class Recording:
     counts: tuple[int, int]
     seconds: tuple[float, float | None]
 
+    def of(self, function: Recordable) -> Any:
+        """What another function makes of its tensors that is the same but for these."""
+        return self.replay(function.tensors())
+
     def replay(self, tensors: Sequence[Tensor]) -> Any:
         """What the function makes of tensors of the same shapes."""
         with torch.no_grad():
             return tree_unflatten(list(self.operations(*tensors)), self.result)
 
     def __str__(self) -> str:
-        recorded, compiled = self.seconds
-        told = f"{self.counts[0]} operations of {self.counts[1]}, recorded in {recorded:.1f} s"
-        return told if compiled is None else f"{told}, compiled in {compiled:.1f} s"
+        return told(self.counts, self.seconds)
+
+
+def told(counts: tuple[int, int], seconds: tuple[float, float | None]) -> str:
+    """How many operations were recorded, of how many, and how long it took."""
+    recorded, compiled = seconds
+    operations = f"{counts[0]} operations of {counts[1]}, recorded in {recorded:.1f} s"
+    return operations if compiled is None else f"{operations}, compiled in {compiled:.1f} s"
 
 
 def record(
@@ -78,7 +88,7 @@ def record(
     del traced
     gc.collect()  # frees all tensors of the run, which the traced graph's nodes hold in cycles
     done = time.perf_counter()
-    operations = _compiled(graph, inputs) if compiled else graph
+    operations = compiled_graph(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
     return Recording(operations, result, (len(graph.graph.nodes), count), seconds)
 
@@ -127,7 +137,8 @@ def _address(value: Tensor) -> int | None:
         return None
 
 
-def _compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+def compiled_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """A graph as inductor makes it, compiled here and now for inputs like these."""
     run = torch.compile(graph, fullgraph=True, dynamic=False)
     with torch.random.fork_rng(), torch.no_grad():
         run(*inputs)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Hashable, MutableMapping
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.internals import tree_leaves
 from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
-from pyrometa.recording.record import Recording, record
+from pyrometa.recording.record import record
+from pyrometa.recording.recordable import Recordable, Replayable
 from pyrometa.types.latest import Latest
 
 _PATIENCE = 20
@@ -31,33 +32,6 @@ _WATCHED = 512
 """Of how many functions it is remembered what became of them."""
 
 
-class Recordable(Protocol):
-    """A function of tensors, and of state that is not in them."""
-
-    @property
-    def key(self) -> Hashable:
-        """What is fixed in a recording besides the state: where two keys agree, the tensors have the same shapes."""
-
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Tensors by name that change from run to run; the function may read them among its tensors only."""
-
-    def state(self, known: Fingerprint | None) -> Fingerprint:
-        """What the function depends on besides its tensors; ``known`` itself where that still holds."""
-
-    def tensors(self) -> list[Tensor]:
-        """The tensors to run on."""
-
-    def run(self) -> Any:
-        """The function of :meth:`tensors`, as it is."""
-
-    def on(self, tensors: Sequence[Tensor]) -> Any:
-        """The function of other tensors, in the form that is recorded."""
-
-    def told(self, error: Exception) -> str:
-        """An error in words for whoever wrote the function."""
-
-
 class Recordings:
     """The recordings of functions that share their state, as those of one program do.
 
@@ -71,14 +45,15 @@ class Recordings:
     """
 
     def __init__(self, *, eager: bool, compiled: bool) -> None:
-        self.kept: OrderedDict[tuple[Hashable, Fingerprint], Recording] = OrderedDict()
+        self.kept: OrderedDict[tuple[Hashable, Fingerprint], Replayable] = OrderedDict()
         self._eager, self._compiled = eager, compiled
+        self._parts: dict[Fingerprint, WeakValueDictionary[Any, Any]] = {}
         self._last_state: Fingerprint | None = None
         self._runs_unchanged: Latest[Hashable, tuple[Fingerprint, int]] = Latest(_WATCHED)
         self._not_replayed: Latest[Hashable, list[Fingerprint]] = Latest(_WATCHED)
         self._refused: Latest[Hashable, None] = Latest(_WATCHED)
 
-    def recording(self, function: Recordable) -> Recording | None:
+    def recording(self, function: Recordable) -> Replayable | None:
         """The recording to replay, made now if it is time for it; None to run the function as it is.
 
         Raises:
@@ -96,7 +71,7 @@ class Recordings:
             self._refused[key] = None
             return None
 
-    def _found_or_made(self, key: Hashable, function: Recordable) -> Recording | None:
+    def _found_or_made(self, key: Hashable, function: Recordable) -> Replayable | None:
         state = self._last_state = function.state(self._last_state)
         found = self.kept.get((key, state))
         if found is not None:
@@ -106,7 +81,7 @@ class Recordings:
         if not (self._eager or self._keeps_coming(key, state)):
             return None
         self._check_use(key, state)
-        made = _checked(function, state, compiled=self._compiled)
+        made = _checked(function, state, self._parts_of(state), compiled=self._compiled)
         if made is None:
             return None
         self.kept[key, state] = made
@@ -114,6 +89,11 @@ class Recordings:
         if len(self.kept) > _KEPT:
             self.kept.popitem(last=False)
         return made
+
+    def _parts_of(self, state: Fingerprint) -> MutableMapping[Any, Any]:
+        """The parts of recordings that are kept, of one state."""
+        self._parts = {known: parts for known, parts in self._parts.items() if parts}
+        return self._parts.setdefault(state, WeakValueDictionary())
 
     def _check_use(self, key: Hashable, state: Fingerprint) -> None:
         """Refuse another recording where the last ones were never replayed, since the state changes at every run.
@@ -135,7 +115,9 @@ class Recordings:
         return count > _PATIENCE
 
 
-def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Recording | None:
+def _checked(
+    function: Recordable, state: Fingerprint, parts: MutableMapping[Any, Any], *, compiled: bool
+) -> Replayable | None:
     """Make a recording, and check that a replay gives the numbers that the function gives.
 
     Where these are not finite, there is nothing to check it by, and a run of the function as it is can say why.
@@ -158,22 +140,47 @@ def _checked(function: Recordable, state: Fingerprint, *, compiled: bool) -> Rec
         )
     if not all(bool(torch.isfinite(value).all()) for value in tree_leaves(expected)):
         return None
+    expected = None if draws_its_own else expected  # other draws give other numbers by design
+    made = _in_parts(function, expected, parts, compiled=compiled)
+    return _whole(function, expected, compiled=compiled) if made is None else made
+
+
+def _in_parts(
+    function: Recordable, expected: Any, parts: MutableMapping[Any, Any], *, compiled: bool
+) -> Replayable | None:
+    """A recording in parts; None without one, or where one of the whole may do what it can't."""
+    made = function.in_parts(parts, compiled=compiled)
+    try:
+        return made if made is not None and _says(made, function, expected) else None
+    except Exception as error:
+        check_interrupt(error)
+        return None
+
+
+def _whole(function: Recordable, expected: Any, *, compiled: bool) -> Replayable:
+    """A recording of the whole function.
+
+    Raises:
+        UnsupportedProgramError: with the reason why there is none.
+    """
     try:
         made = record(function.on, function.tensors(), function.parameters, compiled=compiled)
     except Exception as error:  # whatever torch or the program raises is the reason
         raise UnsupportedProgramError(
             f"this program can't be recorded: {function.told(error)}; use Engine(record=False)", has_line=True
         ) from error
-    if not (draws_its_own or _says(made, function.tensors(), expected)):  # other draws give other numbers by design
+    if not _says(made, function, expected):
         raise UnsupportedProgramError(
             "this program can't be recorded: replayed it gives other numbers; use Engine(record=False)"
         )
     return made
 
 
-def _says(made: Recording, tensors: Sequence[Tensor], expected: Any) -> bool:
-    """Whether a replay gives what was expected."""
+def _says(made: Replayable, function: Recordable, expected: Any) -> bool:
+    """Whether a replay gives what is expected, if that is known."""
     with torch.random.fork_rng():
-        found = made.replay(tensors)
+        found = made.of(function)
+    if expected is None:
+        return True
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
     return all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)

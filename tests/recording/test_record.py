@@ -57,6 +57,9 @@ class Scaled:
     def on(self, tensors):
         return tensors[0] * self.factor["value"]
 
+    def in_parts(self, parts, *, compiled):
+        return None
+
     def told(self, error):
         return str(error)
 

@@ -18,6 +18,7 @@ from pyrometa.recording.simplify.sums import take_out_of_sums
 
 _aten = torch.ops.aten
 _BLANKS = {_aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default}
+_SQUEEZES = {_aten.squeeze_.dim: _aten.squeeze.dim, _aten.squeeze_.dims: _aten.squeeze.dims}
 _WALKS = 12
 """At most so many: each puts one more operation on the slices of a tensor together, where there was one before."""
 
@@ -33,8 +34,9 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         inputs: what it was recorded on.
     """
     graph = recorded.graph
+    _squeeze_out_of_place(graph)
     graph.eliminate_dead_code(_matters_by_itself)
-    if any(_writes(node) for node in graph.nodes):
+    if any(writes(node) for node in graph.nodes):
         return GraphModule(recorded, graph)
     walk = _walked(recorded, graph, inputs)
     for _ in range(_ROUNDS):
@@ -46,6 +48,13 @@ def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     call_directly(walk.graph, walk.known)
     walk.graph.lint()
     return GraphModule(recorded, walk.graph)
+
+
+def _squeeze_out_of_place(graph: Graph) -> None:
+    """``squeeze_`` of what nothing else uses, as vmap has it of a linear layer, writes to no tensor that matters."""
+    for node in graph.nodes:
+        if node.target in _SQUEEZES and len(node.args[0].users) == 1:
+            node.target = _SQUEEZES[node.target]
 
 
 def _walked(recorded: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> Numbering:
@@ -62,7 +71,7 @@ def _walked(recorded: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> Nu
 
 def _matters_by_itself(node: Node) -> bool:
     """Whether a node is needed even if nothing uses its result, as the filling of a blank that nothing reads is not."""
-    fills_for_nobody = _writes(node) and all(_is_unread_blank(arg) for arg in node.all_input_nodes)
+    fills_for_nobody = writes(node) and all(_is_unread_blank(arg) for arg in node.all_input_nodes)
     return node.is_impure() and not fills_for_nobody
 
 
@@ -70,6 +79,7 @@ def _is_unread_blank(node: Node) -> bool:
     return node.target in _BLANKS and len(node.users) == 1
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Whether an operation writes to a tensor that it is given."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable

@@ -1,0 +1,155 @@
+"""A part of a longer function, recorded once and replayed wherever it comes in it, also under autograd."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from pyrometa.recording.record import compiled_graph, trace
+from pyrometa.recording.simplify import simplified
+from pyrometa.recording.split import Halves, split
+
+_Graph = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The tensor operations of a function, and of its vector-Jacobian product where that is asked for.
+
+    Attributes:
+        forward: from those tensors that are read to the results, and then what ``back`` needs of them.
+        back: from that and the cotangents of some results to the products; None where nothing is differentiated.
+        read: positions of the tensors that are read.
+        results: how many results there are.
+        attached: positions of the results that are differentiated.
+        products: of each product, the position among the tensors that are read.
+        counts: how many operations there are, and how many there were before they were simplified.
+        seconds: how long it took to record, and to compile; None for the latter where it was not compiled.
+    """
+
+    forward: _Graph
+    back: _Graph | None
+    read: tuple[int, ...]
+    results: int
+    attached: tuple[int, ...]
+    products: tuple[int, ...]
+    counts: tuple[int, int]
+    seconds: tuple[float, float | None]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the function makes of tensors of the same shapes."""
+        given = [tensors[i].contiguous() for i in self.read]
+        if self.back is not None and torch.is_grad_enabled():
+            found: Sequence[Tensor] = _Replayed.apply(self, *given)
+            return found
+        with torch.no_grad():
+            return self.forward(*(value.detach() for value in given))[: self.results]
+
+
+class _Replayed(Function):
+    @staticmethod
+    def forward(ctx: Any, part: Part, *tensors: Tensor) -> tuple[Tensor, ...]:
+        made = part.forward(*(value.detach() for value in tensors))  # compiled for tensors that are on no graph
+        ctx.part = part
+        ctx.save_for_backward(*made[part.results :])
+        found = tuple(value.detach() for value in made[: part.results])  # what is kept stays on none either
+        ctx.mark_non_differentiable(*(found[i] for i in range(part.results) if i not in part.attached))
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        part = ctx.part
+        products = part.back(*ctx.saved_tensors, *(cotangents[i].contiguous() for i in part.attached))
+        found: list[Tensor | None] = [None] * (1 + len(part.read))
+        for i, product in zip(part.products, products, strict=True):
+            found[1 + i] = product
+        return tuple(found)
+
+
+def record_part(
+    function: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    tensors: Sequence[Tensor],
+    on_graph: Sequence[bool],
+    by: Sequence[int],
+    parameters: Mapping[str, Tensor],
+    *,
+    compiled: bool,
+) -> Part:
+    """Run a function and write down its tensor operations, drawing nothing from the global generator.
+
+    Args:
+        function: what to record.
+        tensors: what to run it on.
+        on_graph: of each tensor, whether the function is to meet it as a leaf of autograd's graph.
+        by: positions of those leaves that a product is wanted for; none to record the function alone.
+        parameters: tensors by name that change from one replay to the next; the function may read them as inputs only.
+        compiled: whether to compile the operations by inductor.
+
+    Raises:
+        UnsupportedProgramError: a tensor that the function reads shares memory with a parameter, or it writes to one.
+    """
+    started = time.perf_counter()
+    inputs = [value.detach().clone(memory_format=torch.contiguous_format) for value in tensors]
+    count = len(inputs)
+    with torch.random.fork_rng(), torch.enable_grad():
+        sample = function(_leaves(inputs, on_graph))
+    results = len(sample)
+    attached = [i for i, value in enumerate(sample) if value.requires_grad] if by else []
+    cotangents = [torch.ones_like(sample[i], memory_format=torch.contiguous_format).detach() for i in attached]
+    del sample  # and with it the graph of the run
+    found: list[int] = []
+
+    def joint(given: Sequence[Tensor]) -> list[Tensor]:
+        leaves = _leaves(given[:count], on_graph)
+        made = function(leaves)
+        products = _products([made[i] for i in attached], [leaves[i] for i in by], given[count:])
+        found[:] = [i for i, product in zip(by, products, strict=True) if product is not None]
+        return [*made, *(product for product in products if product is not None)]
+
+    traced, _ = trace(joint, [*inputs, *cotangents], parameters)
+    operations = len(traced.graph.nodes)
+    halves = split(simplified(traced, [*inputs, *cotangents]), count, results)
+    del traced
+    gc.collect()  # frees all tensors of the run, which the traced graph's nodes hold in cycles
+    done = time.perf_counter()
+    forward, back = _run(halves, [inputs[i] for i in halves.read], cotangents, results, compiled=compiled)
+    left = len(halves.forward.graph.nodes) + len(halves.back.graph.nodes)
+    return Part(
+        forward,
+        back if attached else None,
+        halves.read,
+        results,
+        tuple(attached),
+        tuple(halves.read.index(i) for i in found),
+        (left, operations),
+        (done - started, time.perf_counter() - done if compiled else None),
+    )
+
+
+def _leaves(tensors: Sequence[Tensor], on_graph: Sequence[bool]) -> list[Tensor]:
+    return [value.detach().requires_grad_(leaf) for value, leaf in zip(tensors, on_graph, strict=True)]
+
+
+def _products(results: Sequence[Tensor], by: Sequence[Tensor], along: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(results, by, along, allow_unused=True) if results else [None] * len(by)
+
+
+def _run(
+    halves: Halves, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], results: int, *, compiled: bool
+) -> tuple[_Graph, _Graph]:
+    """What runs the halves: they themselves, or compiled."""
+    if not compiled:
+        return halves.forward.forward, halves.back.forward
+    forward = compiled_graph(halves.forward, inputs)
+    with torch.no_grad():
+        kept = forward(*inputs)[results:]
+    return forward, compiled_graph(halves.back, [*kept, *cotangents]) if cotangents else halves.back.forward
