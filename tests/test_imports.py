@@ -340,11 +340,15 @@ def test_every_module_imports_without_an_extra():
     [
         ("import mlxtend", "imported: ['mlxtend']"),
         ("import pyro\npyro.settings.set(module_local_params=True)", "changed: ['settings']"),
-        ("import warnings\nwarnings.simplefilter('ignore')", "changed: ['filters']"),
-        ("import torch\ntorch.set_default_dtype(torch.float64)", "changed: ['dtype']"),
-        ("import torch\ntorch.manual_seed(3)", "changed: ['random state']"),
+        pytest.param(
+            "import warnings\nwarnings.simplefilter('ignore')", "changed: ['filters']", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "import torch\ntorch.set_default_dtype(torch.float64)", "changed: ['dtype']", marks=pytest.mark.slow
+        ),
+        pytest.param("import torch\ntorch.manual_seed(3)", "changed: ['random state']", marks=pytest.mark.slow),
         ("print('a banner')", "a banner"),
-        ("import warnings\nwarnings.warn('old')", "old"),
+        pytest.param("import warnings\nwarnings.warn('old')", "old", marks=pytest.mark.slow),
     ],
 )
 def test_an_import_that_does_more_is_found(tmp_path, source, complaint):

@@ -151,6 +151,7 @@ def test_memory_is_measured_in_a_process_of_its_own(tmp_path, capsys):
     assert "by hand" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scaling_draws_its_curves(tmp_path, capsys):
     path, figure = tmp_path / "scaling.json", tmp_path / "scaling.png"
     scaling.main(["--quick", "--rounds", "1", "--axes", "tasks", "--json", str(path), "--figure", str(figure)])
@@ -164,6 +165,7 @@ def test_scaling_draws_its_curves(tmp_path, capsys):
         assert len(set(image.convert("L").resize((90, 66)).get_flattened_data())) > 5
 
 
+@pytest.mark.slow
 def test_adapt_measures_what_agrees(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(adapt, "in_own_process", lambda function, *args: function(*args))
     path = tmp_path / "adapt.json"

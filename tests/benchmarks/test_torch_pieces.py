@@ -10,6 +10,7 @@ from benchmarks import torch_pieces
 from benchmarks.workloads import workload
 
 
+@pytest.mark.slow
 def test_every_way_leaves_a_graph_that_agrees():
     work = dataclasses.replace(workload("B", 25).quick(), tasks=2, steps=1)
     result = torch_pieces.run(work, rounds=1)

@@ -162,7 +162,14 @@ def shared(use):
     return Case(Decoder().double(), Shared(use).double(), rows(), rows())
 
 
-@pytest.mark.parametrize("rule", [pm.Momentum(0.02), pm.Momentum(0.02, momentum=0.5, nesterov=True)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(pm.Momentum(0.02), marks=pytest.mark.slow),
+        pm.Momentum(0.02, momentum=0.5, nesterov=True),
+    ],
+    ids=str,
+)
 def test_momentum_in_factors(rule):
     case = shared(lambda layer, h: 0.0)
     for engine in (pm.Engine(vectorize=True, low_rank=True), pm.Engine(vectorize=True, low_rank=True, record=True)):

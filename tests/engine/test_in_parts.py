@@ -33,7 +33,7 @@ def assert_same(case, engine=None, parts=3, **options):
     assert all(line.startswith(f"{parts} parts") for line in before), before
 
 
-@pytest.mark.parametrize("learn", ["layer", "layer_step", "parameter"])
+@pytest.mark.parametrize("learn", ["layer_step", "parameter", pytest.param("layer", marks=pytest.mark.slow)])
 def test_learned_rates(learn):
     weights = (0.0, 0.25, 0.0, 0.25, 0.0, 0.5) if learn == "layer_step" else None
     gradient = pm.Unrolled(step_weights=weights)
@@ -43,7 +43,7 @@ def test_learned_rates(learn):
 @pytest.mark.parametrize(
     ("inner", "parts"),
     [
-        (pm.Momentum(0.02, nesterov=True), 4),  # its velocity is there from the second step on
+        pytest.param(pm.Momentum(0.02, nesterov=True), 4, marks=pytest.mark.slow),  # a velocity from the second step on
         (pm.Adam(0.02, learn="layer_step"), 4),
         pytest.param(pm.LearnedOptimizer(0.02), 4, marks=pytest.mark.slow),
         pytest.param(pm.Newton(0.1, learn="step"), 3, marks=pytest.mark.slow),

@@ -77,12 +77,18 @@ def test_only_the_query_sets_differ():
     assert_same(Case(regression, AutoNormal(regression), pairs([4] * 7), pairs()))
 
 
-def test_low_rank_chunks_and_recordings():
+@pytest.mark.parametrize(
+    ("engine", "steps"),
+    [
+        (pm.Engine(vectorize=True, low_rank=True), 3),
+        (pm.Engine(chunk_size=2), 3),
+        pytest.param(pm.Engine(record=True), 1, marks=pytest.mark.slow),
+    ],
+    ids=["low-rank", "chunks", "recorded"],
+)
+def test_low_rank_chunks_and_recordings(engine, steps):
     case = modules()
-    case = Case(case.model, case.guide, ragged(2), ragged(2))
-    assert_same(case, pm.Engine(vectorize=True, low_rank=True))
-    assert_same(case, pm.Engine(chunk_size=2))
-    assert_same(case, pm.Engine(record=True), steps=1)
+    assert_same(Case(case.model, case.guide, ragged(2), ragged(2)), engine, steps=steps)
 
 
 def test_densities_that_padding_by_zeros_would_break():

@@ -20,7 +20,15 @@ from experiments.meta_training import similar_sizes, train
 TASKS = {"chem97": chem97, "radon": radon, "theoph": theoph, "mixtures": mixtures}
 
 
-@pytest.mark.parametrize(("name", "learned"), [("chem97", 2), ("radon", 4), ("theoph", 4), ("mixtures", 2)])
+@pytest.mark.parametrize(
+    ("name", "learned"),
+    [
+        ("chem97", 2),
+        ("theoph", 4),
+        pytest.param("radon", 4, marks=pytest.mark.slow),
+        pytest.param("mixtures", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_compares_the_starts_and_writes_metrics_and_figure(name, learned, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     result = TASKS[name].main(["--quick", "--out", str(out)])

@@ -3,6 +3,7 @@
 import json
 
 import pyro
+import pytest
 import torch
 from PIL import Image
 
@@ -22,6 +23,7 @@ def test_learns_and_writes_metrics_and_figure(tmp_path, capsys):
         assert len(set(image.convert("RGB").resize((360, 108)).get_flattened_data())) > 50
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_run(tmp_path):
     runs = []
     for seed in ("1", "1", "2"):

@@ -1,6 +1,7 @@
 """A recorded run says what the run says, and is replayed only while the program is what it was."""
 
 import gc
+import itertools
 import types
 import weakref
 
@@ -64,10 +65,10 @@ def test_steps_ranks_and_orders(first_order, low_rank, steps):
 @pytest.mark.parametrize(
     ("elbo", "learn"),
     [
-        (Trace_ELBO, "rate"),
-        (TraceMeanField_ELBO, "layer"),
         (Trace_ELBO, "layer_step"),
         (TraceMeanField_ELBO, "parameter"),
+        pytest.param(Trace_ELBO, "rate", marks=pytest.mark.slow),
+        pytest.param(TraceMeanField_ELBO, "layer", marks=pytest.mark.slow),
         pytest.param(TraceMeanField_ELBO, "rate", marks=pytest.mark.slow),
         pytest.param(Trace_ELBO, "layer", marks=pytest.mark.slow),
         pytest.param(TraceMeanField_ELBO, "layer_step", marks=pytest.mark.slow),
@@ -204,8 +205,13 @@ CHANGES = [
 ]
 
 
-QUICK = [(change, "auto") for change in CHANGES] + [(change_attribute, True), (change_buffer_in_place, True)]
-SLOW = [pytest.param(change, True, marks=pytest.mark.slow) for change in CHANGES if (change, True) not in QUICK]
+QUICK = [
+    (change_attribute, True),
+    (change_buffer_in_place, True),
+    *((change, "auto") for change in (change_global, change_mode, change_closure, change_submodule)),
+]
+BOTH = itertools.product(CHANGES, ("auto", True))
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in BOTH if case not in QUICK]
 
 
 @pytest.mark.parametrize(("change", "record"), QUICK + SLOW, ids=lambda x: getattr(x, "__name__", str(x)))
