@@ -44,7 +44,7 @@ class Asked:
         learned = tuple((name, value.shape, value.requires_grad) for name, value in problem.learned.items())
         held = (plan.low_rank, plan.support_calls, plan.dense, Same(plan.descent))
         shapes = (len(self.batch), self.batch.layout)
-        slots = None if all(call.on_data for call in plan.support_calls) else problem.steps
+        slots = problem.steps if plan.grows else None
         return self.function.order, Same(problem.rule), problem.adapted, held, leaves, learned, shapes, slots
 
     def path_on(self, problem: Problem, batch: TaskBatch, *, in_slots: bool = False) -> BatchPath:

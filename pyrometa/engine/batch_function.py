@@ -71,8 +71,7 @@ class BatchFunction(Asked):
         A meta-gradient that solves at the last point asks more of it than a replay can tell.
         """
         solves = self.function.order is GradientOrder.SECOND and self.function.unrolled_steps == 0
-        grow = not all(call.on_data for call in self.plan.support_calls)
-        few = len(self.batch.support_noise) <= (_FEW_THAT_GROW if grow else _FEW)
+        few = len(self.batch.support_noise) <= (_FEW_THAT_GROW if self.plan.grows else _FEW)
         return None if few or solves else InParts(parts, compiled=compiled)
 
     def told(self, error: Exception) -> str:

@@ -33,7 +33,7 @@ class View:
         """The view of one of the tensors that a value is, off any graph."""
         if value.requires_grad or not value.numel():
             return None
-        address = value.untyped_storage().data_ptr()
+        address = _address(value)
         same = (i for i, x in enumerate(tensors) if x.dtype == value.dtype and _address(x) == address)
         of = next(same, None)
         return None if of is None else cls(of, tuple(value.shape), value.stride(), int(value.storage_offset()))

@@ -38,6 +38,11 @@ class Plan:
     dense: tuple[Bundle, ...]
     descent: GradientDescent | None
 
+    @property
+    def grows(self) -> bool:
+        """Whether each inner step adds rows to the factors, as layers do that are not on the data themselves."""
+        return not all(call.on_data for call in self.support_calls)
+
 
 def make_plan(problem: Problem, tasks: TaskBatch, low_rank: bool | Literal["auto"]) -> Plan:
     """Choose by running the program once on one task, drawing nothing from the global generator.

@@ -16,7 +16,7 @@ from pyrometa.engine.problem import Problem
 from pyrometa.engine.proved_plans import ProvedPlans
 from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
-from pyrometa.inner import GradientOrder, adapt, all_finite, not_finite
+from pyrometa.inner import GradientOrder, adapt, all_finite, bad_rows, not_finite
 from pyrometa.types import Params, TaskBatch
 
 _GOLDEN = 0.6180339887
@@ -50,8 +50,10 @@ class FastWeightsApart:
         """Say of each task whose loss or gradients are not finite why, the first time."""
         if all_finite([losses, *grads.values()]):
             return
-        bad = {name: _not_finite(grad) for name, grad in _by_parameter(path, grads)}
-        for row, (i, loss, bad_loss) in enumerate(zip(path.tasks, losses.tolist(), _not_finite(losses), strict=True)):
+        count = len(path.tasks)
+        bad = {name: bad_rows(grad, count).tolist() for name, grad in _by_parameter(path, grads)}
+        of_each = zip(path.tasks, losses.tolist(), bad_rows(losses, count).tolist(), strict=True)
+        for row, (i, loss, bad_loss) in enumerate(of_each):
             name = next((name for name in path.problem.adapted if name in bad and bad[name][row]), None)
             if i not in self.diverged and (name or bad_loss):
                 said = f"{what} {name!r}" if name else "the support loss"
@@ -94,8 +96,3 @@ def _by_parameter(path: BatchPath, grads: Params) -> Iterator[tuple[str, Tensor]
             yield from bundles[name].unpacked(grad).items()
         else:
             yield name.partition(" (call ")[0], grad
-
-
-def _not_finite(values: Tensor) -> list[bool]:
-    found: list[bool] = (~torch.isfinite(values.detach().reshape(len(values), -1)).all(1)).tolist()
-    return found

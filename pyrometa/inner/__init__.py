@@ -5,7 +5,7 @@ from pyrometa.inner.adaptation import GradientOrder, Path, adapt, not_finite, on
 from pyrometa.inner.arrow import Arrow
 from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.cures import cure
-from pyrometa.inner.finite import all_finite
+from pyrometa.inner.finite import all_finite, bad_rows
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
 from pyrometa.inner.natural_gradient import NaturalGradient
@@ -56,6 +56,7 @@ __all__ = [
     "TaskRows",
     "adapt",
     "all_finite",
+    "bad_rows",
     "cure",
     "not_finite",
     "one_step",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrometa.errors import NonFiniteError, UnsupportedProgramError, first_line
 from pyrometa.inner.cures import cure
-from pyrometa.inner.finite import all_finite
+from pyrometa.inner.finite import all_finite, bad_rows
 from pyrometa.inner.rule import LossRule, Rule
 from pyrometa.inner.surface import Surface
 from pyrometa.inner.task_rows import TaskRows
@@ -239,12 +239,11 @@ def _check_finite(losses: Tensor, grads: Params, path: Path[Any], step: int, wha
         return
     tasks, rule = path.tasks, path.rule
     for name, grad in grads.items():
-        rows = grad if len(tasks) > 1 else grad[None]
-        bad = ~torch.isfinite(rows.detach().reshape(len(tasks), -1)).all(1)
+        bad = bad_rows(grad, len(tasks))
         if bad.any():
             row = int(bad.nonzero()[0])
             raise not_finite(tasks[row], step, f"{what} {name!r}", losses.view(-1)[row].item(), rule, name)
-    bad = ~torch.isfinite(losses.detach().view(-1))
+    bad = bad_rows(losses, len(tasks))
     if bad.any():
         row = int(bad.nonzero()[0])
         raise not_finite(tasks[row], step, "the support loss", losses.view(-1)[row].item(), rule)

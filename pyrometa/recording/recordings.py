@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable, MutableMapping
 from typing import Any
 from weakref import WeakValueDictionary
@@ -45,7 +44,7 @@ class Recordings:
     """
 
     def __init__(self, *, eager: bool, compiled: bool) -> None:
-        self.kept: OrderedDict[tuple[Hashable, Fingerprint], Replayable] = OrderedDict()
+        self.kept: Latest[tuple[Hashable, Fingerprint], Replayable] = Latest(_KEPT)
         self._eager, self._compiled = eager, compiled
         self._parts: dict[Fingerprint, WeakValueDictionary[Any, Any]] = {}
         self._last_state: Fingerprint | None = None
@@ -73,11 +72,9 @@ class Recordings:
 
     def _found_or_made(self, key: Hashable, function: Recordable) -> Replayable | None:
         state = self._last_state = function.state(self._last_state)
-        found = self.kept.get((key, state))
-        if found is not None:
-            self.kept.move_to_end((key, state))
+        if (key, state) in self.kept:
             self._not_replayed[key] = []
-            return found
+            return self.kept[key, state]
         if not (self._eager or self._keeps_coming(key, state)):
             return None
         self._check_use(key, state)
@@ -86,8 +83,6 @@ class Recordings:
             return None
         self.kept[key, state] = made
         self._not_replayed.setdefault(key, []).append(state)
-        if len(self.kept) > _KEPT:
-            self.kept.popitem(last=False)
         return made
 
     def _parts_of(self, state: Fingerprint) -> MutableMapping[Any, Any]:
