@@ -24,7 +24,6 @@ from torch._ops import OpOverload
 from torch._utils import _flatten_dense_tensors as flatten_dense_tensors
 from torch._utils import _unflatten_dense_tensors as unflatten_dense_tensors
 from torch.distributions.transforms import _InverseTransform as InverseTransform
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.overrides import _pop_mode as pop_function_mode
@@ -54,12 +53,11 @@ __all__ = [
     "foreach_div_",
     "function_modes",
     "get_dynamic_layer_stack_depth",
-    "get_proxy_mode",
     "get_unwrapped",
     "is_all_true",
     "is_functorch_wrapped_tensor",
     "is_of_all",
-    "make_fx",
+    "is_recorded",
     "maybe_get_bdim",
     "pack_padded_sequence",
     "pad_packed_sequence",
@@ -94,6 +92,11 @@ weight_norm = torch._weight_norm
 def is_of_all(value: Tensor) -> bool:
     """Whether a tensor holds a value for each of the tasks that vmap runs."""
     return bool(is_functorch_wrapped_tensor(value))
+
+
+def is_recorded() -> bool:
+    """Whether what runs is written down, by a dispatch mode that says that it ``records``."""
+    return any(getattr(mode, "records", False) for mode in dispatch_modes())
 
 
 class Private(NamedTuple):
@@ -136,14 +139,12 @@ _FUNCTIONS = (
     Private("torch._utils", "_flatten_dense_tensors", "2.15.0", "quick copies of many small tensors"),
     Private("torch._utils", "_unflatten_dense_tensors", "2.15.0", "quick copies of many small tensors"),
     Private("torch.distributions.transforms", "_InverseTransform", "2.15.0", "a transform's inverse"),
-    Private("torch.fx.experimental.proxy_tensor", "get_proxy_mode", "2.15.0", "whether a run is being recorded"),
-    Private("torch.fx.experimental.proxy_tensor", "make_fx", "2.15.0", "recording"),
     Private("torch.nn.modules.batchnorm", "_NormBase", "2.15.0", "BatchNorm and its like, to name the cure"),
     Private("torch.ops.aten", "_scaled_dot_product_attention_math", "2.15.0", "attention differentiated twice"),
     Private("torch.overrides", "_get_current_function_mode_stack", "2.15.0", "function modes in force"),
     Private("torch.overrides", "_pop_mode", "2.15.0", "function modes left by an interrupt"),
     Private("torch.overrides", "_push_mode", "2.15.0", "function modes, put back"),
-    Private("torch.utils._python_dispatch", "TorchDispatchMode", "2.15.0", "the look-out for aliases in a recording"),
+    Private("torch.utils._python_dispatch", "TorchDispatchMode", "2.15.0", "recording"),
     Private("torch.utils._python_dispatch", "_get_current_dispatch_mode_stack", "2.15.0", "dispatch modes in force"),
     Private("torch.utils._python_dispatch", "_pop_mode", "2.15.0", "dispatch modes left by an interrupt"),
     Private("torch.utils._python_dispatch", "_push_mode", "2.15.0", "dispatch modes, put back"),

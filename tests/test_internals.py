@@ -211,24 +211,28 @@ def levels_of_vmap():
 
 @shows("torch._ops", "OpOverload")
 @shows("torch._ops.OpOverload", "_schema")
-@shows("torch.fx.experimental.proxy_tensor", "make_fx", "get_proxy_mode")
 @shows("torch.ops.aten", "_to_copy")
 def recorded_operations():
-    modes = []
+    seen = []
 
-    def run(x):
-        modes.append(internals.get_proxy_mode())
-        return x.double().exp_()
+    class Mode(internals.TorchDispatchMode):
+        records = True
 
-    graph = internals.make_fx(run)(torch.ones(2)).graph
-    copy, exp = [node.target for node in graph.nodes if node.op == "call_function"]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2)
+    with Mode():
+        assert internals.is_recorded()
+        x.double().exp_()
+    assert not internals.is_recorded()
+    copy, exp = seen
     assert copy is torch.ops.aten._to_copy.default
     assert isinstance(exp, internals.OpOverload)
     assert exp._schema.name == "aten::exp_"
     assert exp._schema.is_mutable
     assert not copy._schema.is_mutable
-    assert modes[0] is not None
-    assert internals.get_proxy_mode() is None
 
 
 @shows("torch.ops.aten", "_unsafe_view")

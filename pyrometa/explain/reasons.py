@@ -31,10 +31,6 @@ _BATCHING = {
     "and generate_vmap_rule = True",
     r"Batching rule not implemented for aten::(\w+)": r"torch's \1 has no rule for it: use another function",
 }
-_RECORDING = {
-    "value out of a tracing tensor": "an if, an assert, .item(), float() or int() reads a tensor's value: leave it a "
-    "tensor, or compute the number outside and give it as kwargs=",
-}
 
 
 _ASKS = re.compile(r"[\s,.;]*(?:If error is occurring|[Pp]lease (?:file|open|shout))")
@@ -44,11 +40,10 @@ _ASKS = re.compile(r"[\s,.;]*(?:If error is occurring|[Pp]lease (?:file|open|sho
 def reason(error: BaseException) -> str:
     """What an exception of torch's or of the program's says, with the cure where it is known."""
     text = str(error) if isinstance(error, RuntimeError) else ""
-    for what, words in (("vmap can't batch this", _BATCHING), ("a recording can't follow this", _RECORDING)):
-        for pattern, cure in words.items():
-            found = re.search(pattern, text)
-            if found:
-                return f"{what}: {found.expand(cure)}"
+    for pattern, cure in _BATCHING.items():
+        found = re.search(pattern, text)
+        if found:
+            return f"vmap can't batch this: {found.expand(cure)}"
     return _ASKS.split(in_short(error))[0]
 
 

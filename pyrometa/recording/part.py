@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from pyrometa.recording.record import compiled_graph, trace
+from pyrometa.recording.record import compiled_graph
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.split import Halves, split
+from pyrometa.recording.tracing import Traced, Tracing
 
 _Graph = Callable[..., Sequence[Tensor]]
 
@@ -99,44 +99,63 @@ def record_part(
     """
     started = time.perf_counter()
     inputs = [value.detach().clone(memory_format=torch.contiguous_format) for value in tensors]
-    count = len(inputs)
-    with torch.random.fork_rng(), torch.enable_grad():
-        sample = function(_leaves(inputs, on_graph))
-    results = len(sample)
-    attached = [i for i, value in enumerate(sample) if value.requires_grad] if by else []
-    cotangents = [torch.ones_like(sample[i], memory_format=torch.contiguous_format).detach() for i in attached]
-    del sample  # and with it the graph of the run
-    found: list[int] = []
-
-    def joint(given: Sequence[Tensor]) -> list[Tensor]:
-        leaves = _leaves(given[:count], on_graph)
-        made = function(leaves)
-        products = _products([made[i] for i in attached], [leaves[i] for i in by], given[count:])
-        found[:] = [i for i, product in zip(by, products, strict=True) if product is not None]
-        return [*made, *(product for product in products if product is not None)]
-
-    traced, _ = trace(joint, [*inputs, *cotangents], parameters)
-    operations = len(traced.graph.nodes)
-    halves = split(simplified(traced, [*inputs, *cotangents]), count, results)
-    del traced
-    gc.collect()  # frees all tensors of the run, which the traced graph's nodes hold in cycles
+    joint = _joint(function, inputs, on_graph, by, parameters)
+    operations, results = len(joint.traced.graph.nodes), joint.results
+    halves = split(simplified(joint.traced, [*inputs, *joint.cotangents]), len(inputs), results)
     done = time.perf_counter()
-    forward, back = _run(halves, [inputs[i] for i in halves.read], cotangents, results, compiled=compiled)
+    forward, back = _run(halves, [inputs[i] for i in halves.read], joint.cotangents, results, compiled=compiled)
     left = len(halves.forward.graph.nodes) + len(halves.back.graph.nodes)
     return Part(
         forward,
-        back if attached else None,
+        back if joint.attached else None,
         halves.read,
         results,
-        tuple(attached),
-        tuple(halves.read.index(i) for i in found),
+        joint.attached,
+        tuple(halves.read.index(i) for i in joint.found),
         (left, operations),
         (done - started, time.perf_counter() - done if compiled else None),
     )
 
 
-def _leaves(tensors: Sequence[Tensor], on_graph: Sequence[bool]) -> list[Tensor]:
-    return [value.detach().requires_grad_(leaf) for value, leaf in zip(tensors, on_graph, strict=True)]
+@dataclass(frozen=True)
+class _Joint:
+    """A function and its products in one graph, as it was written down.
+
+    Attributes:
+        traced: from the function's tensors and the cotangents to its results and the products.
+        cotangents: that it was run on.
+        results: how many results there are.
+        attached: positions of the results that are differentiated.
+        found: of each product, the position among the function's tensors.
+    """
+
+    traced: Traced
+    cotangents: Sequence[Tensor]
+    results: int
+    attached: tuple[int, ...]
+    found: Sequence[int]
+
+
+def _joint(
+    function: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    on_graph: Sequence[bool],
+    by: Sequence[int],
+    parameters: Mapping[str, Tensor],
+) -> _Joint:
+    """Run a function, and then back, which shows what there is to run back from."""
+    tracing = Tracing(inputs, parameters)
+    with torch.random.fork_rng(), torch.enable_grad():
+        with tracing:
+            leaves = [x.detach().requires_grad_(leaf) for x, leaf in zip(inputs, on_graph, strict=True)]
+            made = function(leaves)
+        attached = tuple(i for i, value in enumerate(made) if value.requires_grad and by)
+        along = [torch.ones_like(made[i], memory_format=torch.contiguous_format).detach() for i in attached]
+        tracing.read(along)
+        with tracing:
+            products = _products([made[i] for i in attached], [leaves[i] for i in by], along)
+    found = {i: product for i, product in zip(by, products, strict=True) if product is not None}
+    return _Joint(tracing.traced([*made, *found.values()]), along, len(made), attached, list(found))
 
 
 def _products(results: Sequence[Tensor], by: Sequence[Tensor], along: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,19 +11,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyrometa.errors import UnsupportedProgramError
-from pyrometa.internals import (
-    TorchDispatchMode,
-    TreeSpec,
-    get_unwrapped,
-    is_functorch_wrapped_tensor,
-    make_fx,
-    tree_flatten,
-    tree_leaves,
-    tree_unflatten,
-)
+from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
 from pyrometa.recording.recordable import Recordable
 from pyrometa.recording.simplify import simplified
+from pyrometa.recording.tracing import Traced, Tracing
 
 TensorFunction = Callable[[Sequence[Tensor]], Any]
 """From tensors to tensors, in tuples, lists and dictionaries."""
@@ -85,8 +75,6 @@ def record(
     traced, result = trace(function, inputs, parameters)
     count = len(traced.graph.nodes)
     graph = simplified(traced, inputs)
-    del traced
-    gc.collect()  # frees all tensors of the run, which the traced graph's nodes hold in cycles
     done = time.perf_counter()
     operations = compiled_graph(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
@@ -95,46 +83,12 @@ def record(
 
 def trace(
     function: TensorFunction, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor]
-) -> tuple[GraphModule, TreeSpec]:
+) -> tuple[Traced, TreeSpec]:
     """The operations of a function, not yet simplified, and the nest that its result is."""
-    results: list[TreeSpec] = []
-
-    def operations(*given: Tensor) -> list[Tensor]:
-        with _NoAliases(parameters):
-            flat, result = tree_flatten(function(given))
-        results.append(result)
-        return flat
-
-    with torch.random.fork_rng(), torch.enable_grad():
-        return make_fx(operations)(*inputs), results[-1]
-
-
-class _NoAliases(TorchDispatchMode):
-    """What is not an input is the same at every replay, so it must not share memory with a parameter."""
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._names: dict[int | None, str] = {
-            value.untyped_storage().data_ptr(): name for name, value in parameters.items() if value.numel()
-        }
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            address = _address(value) if isinstance(value, Tensor) else None
-            if address in self._names:
-                name = self._names[address]
-                raise UnsupportedProgramError(f"the program reads a tensor that shares memory with {name!r}: clone it")
-        return func(*args, **kwargs or {})
-
-
-def _address(value: Tensor) -> int | None:
-    """Where the memory of a tensor is, under the wrappers of vmap; None for one that has none, as the sparse."""
-    while is_functorch_wrapped_tensor(value):
-        value = get_unwrapped(value)
-    try:
-        return value.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):
-        return None
+    tracing = Tracing(inputs, parameters)
+    with torch.random.fork_rng(), torch.enable_grad(), tracing:
+        flat, result = tree_flatten(function(inputs))
+    return tracing.traced(flat), result
 
 
 def compiled_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pyrometa.internals import get_proxy_mode
+from pyrometa.internals import is_recorded
 
 
 def pack(parts: Sequence[Tensor]) -> Tensor:
@@ -23,7 +23,7 @@ def pack(parts: Sequence[Tensor]) -> Tensor:
 
 def pack_in_vmap(parts: Sequence[Tensor]) -> Tensor:
     """The same under ``vmap``, where a custom derivative costs more than it saves unless it is being recorded."""
-    return torch.cat(list(parts), -1) if get_proxy_mode() is None else pack(parts)
+    return pack(parts) if is_recorded() else torch.cat(list(parts), -1)
 
 
 def unpack(flat: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
+from torch import Tensor, nn
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from pyrometa.recording.simplify.cheaper import Operation, cheaper
@@ -48,7 +48,7 @@ class Numbering:
         known: what is known of its nodes.
     """
 
-    def __init__(self, module: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> None:
         self.graph = Graph()
         self.known: dict[Node, Known] = {}
         self._module = module

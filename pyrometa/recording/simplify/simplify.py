@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from pyrometa.recording.simplify.direct import call_directly
 from pyrometa.recording.simplify.numbering import Numbering
 from pyrometa.recording.simplify.sums import take_out_of_sums
+from pyrometa.recording.tracing import Traced
 
 _aten = torch.ops.aten
 _BLANKS = {_aten.empty.memory_format, _aten.empty_like.default, _aten.new_empty.default}
@@ -26,7 +27,7 @@ _ROUNDS = 3
 """How often sums are looked at: what is taken out of one may be in another."""
 
 
-def simplified(recorded: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
+def simplified(recorded: Traced | GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     """A graph that makes the same outputs of the same inputs.
 
     Args:
@@ -57,7 +58,7 @@ def _squeeze_out_of_place(graph: Graph) -> None:
             node.target = _SQUEEZES[node.target]
 
 
-def _walked(recorded: GraphModule, graph: Graph, inputs: Sequence[Tensor]) -> Numbering:
+def _walked(recorded: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> Numbering:
     """The last of the walks through a graph."""
     for _ in range(_WALKS):
         before = len(graph.nodes)
