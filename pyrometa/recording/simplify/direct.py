@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from pyrometa.internals import OpOverload
-from pyrometa.recording.simplify.known import KnownValues, known_of_call
+from pyrometa.recording.simplify.known import KnownValues
 
 
 def call_directly(graph: Graph, known: KnownValues) -> None:
@@ -33,7 +33,7 @@ def _does_the_same(function: Callable[..., Any], node: Node, known: KnownValues)
     if not isinstance(expected.like, Tensor):
         return False
     try:
-        found = known_of_call(function, node.args, node.kwargs, known, expected.device or torch.device("cpu"))
+        found = known.of_call(function, node.args, node.kwargs, expected.device or torch.device("cpu"))
     except (TypeError, RuntimeError):
         return False
     return found.agrees_with(expected) and found.like.stride() == expected.like.stride()

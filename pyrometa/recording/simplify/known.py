@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 LARGEST_CONSTANT = 2**20  # elements
+_NUMBERS = {bool, int, float}
 
 
 @dataclass(frozen=True)
@@ -43,22 +45,56 @@ class Known:
         return self.constant is not None and bool((self.constant == number).all())
 
 
-KnownValues = Mapping[Node, Known]
-"""What is known of each node of a graph that is being built."""
+class KnownValues(dict[Node, Known]):
+    """What is known of each node of a graph that is being built.
+
+    Args:
+        likes: values without data, one of a layout, and by the operation and its operands' layouts what it makes of
+            these. Graphs that are made of each other share it: few operations on few layouts come thousands of times.
+    """
+
+    def __init__(self, likes: dict[Any, Any]) -> None:
+        super().__init__()
+        self._likes = likes
+
+    def of_tensor(self, value: Tensor, *, constant: bool) -> Known:
+        """What is known of a tensor that is at hand."""
+        like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return Known(self._alike(like), value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
+
+    def of_call(self, target: Any, args: Any, kwargs: Any, device: torch.device) -> Known:
+        """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
+        key = (target, hashable(args, self._layout), hashable(kwargs, self._layout))
+        if key not in self._likes:
+            given_args, given_kwargs = map_arg((args, kwargs), lambda node: self[node].like)
+            if "device" in given_kwargs:
+                given_kwargs = {**given_kwargs, "device": torch.device("meta")}
+            self._likes[key] = self._alike(target(*given_args, **given_kwargs))
+        return Known(self._likes[key], device)
+
+    def _layout(self, node: Node) -> int:
+        return id(self[node].like)
+
+    def _alike(self, value: Any) -> Any:
+        """The value that stands for all of its layout."""
+        if isinstance(value, Tensor):
+            layout = (value.shape, value.stride(), value.dtype, value.is_conj(), value.is_neg())
+            return self._likes.setdefault(layout, value)
+        return [self._alike(x) for x in value] if isinstance(value, list | tuple) else value
 
 
-def known_of_tensor(value: Tensor, *, constant: bool) -> Known:
-    """What is known of a tensor that is at hand."""
-    like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    return Known(like, value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
-
-
-def known_of_call(target: Any, args: Any, kwargs: Any, known: KnownValues, device: torch.device) -> Known:
-    """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
-    given_args, given_kwargs = torch.fx.node.map_arg((args, kwargs), lambda node: known[node].like)
-    if "device" in given_kwargs:
-        given_kwargs = {**given_kwargs, "device": torch.device("meta")}
-    return Known(target(*given_args, **given_kwargs), device)
+def hashable(tree: Any, of_node: Callable[[Node], Any] = lambda node: node) -> Any:
+    """Arguments as a key of a dictionary, in which ``1``, ``1.0`` and ``True`` differ."""
+    kind = type(tree)
+    if kind is Node:
+        return of_node(tree)
+    if kind in _NUMBERS:
+        return kind, tree
+    if isinstance(tree, list | tuple):
+        return ("sequence", *[hashable(x, of_node) for x in tree])
+    if isinstance(tree, dict):
+        return tuple([(key, hashable(tree[key], of_node)) for key in sorted(tree)])
+    return tree
 
 
 def is_number(known: KnownValues, value: Any, number: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from pyrometa.recording.simplify.cheaper import Operation, cheaper
-from pyrometa.recording.simplify.known import Known, known_of_call, known_of_tensor
+from pyrometa.recording.simplify.known import Known, KnownValues, hashable
 from pyrometa.recording.simplify.rules import VIEWS, existing
 from pyrometa.recording.simplify.slices import (
     ELEMENTWISE,
@@ -42,15 +42,16 @@ class Numbering:
         module: what holds the constants of both graphs.
         graph: the one to walk through.
         inputs: what it was recorded on.
+        likes: what :class:`KnownValues` share.
 
     Attributes:
         graph: the new one.
         known: what is known of its nodes.
     """
 
-    def __init__(self, module: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: nn.Module, graph: Graph, inputs: Sequence[Tensor], likes: dict[Any, Any]) -> None:
         self.graph = Graph()
-        self.known: dict[Node, Known] = {}
+        self.known = KnownValues(likes)
         self._module = module
         self._made: dict[Any, Node] = {}
         self._joins: dict[tuple[Node, ...], Node | None] = {}
@@ -72,7 +73,7 @@ class Numbering:
             else:
                 value = next(given) if node.op == "placeholder" else getattr(self._module, node.target)
                 new[node] = self.graph.node_copy(node)
-                self.known[new[node]] = known_of_tensor(value, constant=node.op == "get_attr")
+                self.known[new[node]] = self.known.of_tensor(value, constant=node.op == "get_attr")
 
     def _own(self, node: Node) -> Node:
         """A result with memory of its own, so that whoever gets it can write to it: no expanded tensor, no constant."""
@@ -94,7 +95,7 @@ class Numbering:
         sources = self._sources(args) if target in ELEMENTWISE else args
         if sources != args:
             return self._expanded(self._call(target, sources, kwargs), self._expected(target, args, kwargs)[1].shape)
-        key = (target, _hashable(args), _hashable(kwargs))
+        key = (target, hashable(args), hashable(kwargs))
         random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
         if key in self._made and not random:
             return self._made[key]
@@ -132,11 +133,11 @@ class Numbering:
         devices = (self.known[node].device for node in nodes)
         device = next((d for d in devices if d is not None), kwargs.get("device") or torch.device("cpu"))
         try:
-            return target, known_of_call(target, args, kwargs, self.known, device)
+            return target, self.known.of_call(target, args, kwargs, device)
         except RuntimeError:
             if target not in VIEWS:
                 raise
-            return _aten.reshape.default, known_of_call(_aten.reshape.default, args, kwargs, self.known, device)
+            return _aten.reshape.default, self.known.of_call(_aten.reshape.default, args, kwargs, device)
 
     def _new_call(self, target: Any, args: Any, kwargs: Any, expected: Known) -> Node:
         made = self.graph.call_function(target, args, kwargs)
@@ -153,7 +154,7 @@ class Numbering:
         else:
             given = map_arg((args, kwargs), lambda node: self.known[node].constant)
             value = target(*given[0], **given[1])
-        if not isinstance(value, Tensor) or (constant := known_of_tensor(value, constant=True)).constant is None:
+        if not isinstance(value, Tensor) or (constant := self.known.of_tensor(value, constant=True)).constant is None:
             return self._new_call(target, args, kwargs, expected)
         if value.dim() and value.numel() > 1 and constant.is_full_of(value.flatten()[0].item()):
             return self._full(value, constant)
@@ -164,7 +165,7 @@ class Numbering:
         name = f"constant_{len(list(self._module.buffers()))}"
         self._module.register_buffer(name, value, persistent=False)
         made = self.graph.get_attr(name)
-        self.known[made] = known_of_tensor(value, constant=True)
+        self.known[made] = self.known.of_tensor(value, constant=True)
         return made
 
     def _full(self, value: Tensor, known: Known) -> Node:
@@ -221,11 +222,3 @@ def _nodes(tree: Any) -> list[Node]:
     found: list[Node] = []
     map_arg(tree, found.append)
     return found
-
-
-def _hashable(tree: Any) -> Any:
-    if isinstance(tree, list | tuple):
-        return ("sequence", *map(_hashable, tree))
-    if isinstance(tree, Mapping):
-        return tuple((key, _hashable(tree[key])) for key in sorted(tree))
-    return (type(tree).__name__, tree) if isinstance(tree, bool | int | float) else tree

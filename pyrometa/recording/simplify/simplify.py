@@ -7,6 +7,7 @@ the graph is walked through from inputs to outputs and built anew, each value on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +40,14 @@ def simplified(recorded: Traced | GraphModule, inputs: Sequence[Tensor]) -> Grap
     graph.eliminate_dead_code(_matters_by_itself)
     if any(writes(node) for node in graph.nodes):
         return GraphModule(recorded, graph)
-    walk = _walked(recorded, graph, inputs)
+    likes: dict[Any, Any] = {}
+    walk = _walked(recorded, graph, inputs, likes)
     for _ in range(_ROUNDS):
         changed = take_out_of_sums(walk.graph, walk.known)
         walk.graph.eliminate_dead_code()  # what was tried and is dearer, too
         if not changed:
             break
-        walk = _walked(recorded, walk.graph, inputs)
+        walk = _walked(recorded, walk.graph, inputs, likes)
     call_directly(walk.graph, walk.known)
     walk.graph.lint()
     return GraphModule(recorded, walk.graph)
@@ -58,11 +60,11 @@ def _squeeze_out_of_place(graph: Graph) -> None:
             node.target = _SQUEEZES[node.target]
 
 
-def _walked(recorded: nn.Module, graph: Graph, inputs: Sequence[Tensor]) -> Numbering:
+def _walked(recorded: nn.Module, graph: Graph, inputs: Sequence[Tensor], likes: dict[Any, Any]) -> Numbering:
     """The last of the walks through a graph."""
     for _ in range(_WALKS):
         before = len(graph.nodes)
-        walk = Numbering(recorded, graph, inputs)
+        walk = Numbering(recorded, graph, inputs, likes)
         graph = walk.graph
         graph.eliminate_dead_code()
         if len(graph.nodes) == before:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from pyrometa.recording.simplify.known import Known, known_of_call
+from pyrometa.recording.simplify.known import KnownValues
 
 _aten = torch.ops.aten
 _ADD, _SUB, _MUL, _DIV = _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor
@@ -47,7 +47,7 @@ class Term:
     varying: Node | None = None
 
 
-def take_out_of_sums(graph: Graph, known: dict[Node, Known]) -> bool:
+def take_out_of_sums(graph: Graph, known: KnownValues) -> bool:
     """Take what does not change along a sum out of it, where that is cheaper.
 
     Args:
@@ -116,7 +116,7 @@ class _Terms:
         absorbed: those that need not be there if what they are summed to is.
     """
 
-    def __init__(self, graph: Graph, known: dict[Node, Known], absorbed: set[Node]) -> None:
+    def __init__(self, graph: Graph, known: KnownValues, absorbed: set[Node]) -> None:
         self._graph, self._known, self._absorbed = graph, known, absorbed
         self._found: dict[tuple[Node, int], list[Term]] = {}
         self._cost = 0
@@ -268,7 +268,7 @@ class _Terms:
     def _call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         made = self._graph.call_function(target, args, kwargs)
         device = self._known[made.all_input_nodes[0]].device or torch.device("cpu")
-        self._known[made] = known_of_call(target, args, kwargs, self._known, device)
+        self._known[made] = self._known.of_call(target, args, kwargs, device)
         self._cost += self._price(made)
         return made
 
