@@ -74,7 +74,7 @@ def record(
     inputs = [value.clone() for value in tensors]  # so that they share no memory with the parameters
     traced, result = trace(function, inputs, parameters)
     count = len(traced.graph.nodes)
-    graph = simplified(traced, inputs)
+    graph = simplified(traced, inputs, in_place=not compiled)
     done = time.perf_counter()
     operations = compiled_graph(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)

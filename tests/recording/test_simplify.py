@@ -306,3 +306,33 @@ def test_programs_and_their_second_derivatives(program):
 
     torch.manual_seed(0)
     recorded(run, *torch.randn(3, 4, 6, dtype=torch.float64))
+
+
+def written_over(function, *inputs):
+    """A graph that may write in place: what it makes is the same to the last bit, and its inputs stay what they are."""
+    before = [x.clone() for x in inputs]
+    plain, graph = (simplified(make_fx(function)(*inputs), inputs, in_place=way) for way in (False, True))
+    assert all(torch.equal(f, p) for _ in range(2) for f, p in zip(graph(*inputs), plain(*inputs), strict=True))
+    assert all(torch.equal(x, b) for x, b in zip(inputs, before, strict=True))
+    return sum(node.op == "call_function" and node.target.__name__.endswith("_") for node in graph.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("function", "in_place"),
+    [
+        (lambda x, y: [(x.exp() * y).tanh() + 1.5], 3),
+        (lambda x, y: [y / (x @ y.t()).sigmoid().sum()], 1),
+        (lambda x, y: [x - y.exp()], 0),  # the first operand is an input
+        (lambda x, y: [x + y.exp()], 1),
+        (lambda x, y: [x.neg(), y.cos()], 0),
+        (lambda x, y: [x.exp(), x.exp().sin() * 2], 1),  # what is a result is left alone
+        (lambda x, y: [(x * y).view(12).exp(), y], 0),  # a view may be seen by another name
+        (lambda x, y: [(e := x.exp()).sin() + e.t().sum() + e * y], 2),
+        (lambda x, y: [x[:1].exp() + y], 0),  # too small to hold the result
+        (lambda x, y: [(x.exp() > 1) * y], 0),  # of another type
+        (lambda x, y: [x.exp().t() * y.t()], 0),
+        (lambda x, y: [(x.exp() * 2).expand(2, 3, 4)], 1),
+    ],
+)
+def test_results_are_written_over_what_nothing_else_needs(function, in_place):
+    assert written_over(function, X, Y) == in_place

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from pyrometa.recording.simplify.direct import call_directly
+from pyrometa.recording.simplify.in_place import write_over_operands
 from pyrometa.recording.simplify.numbering import Numbering
 from pyrometa.recording.simplify.sums import take_out_of_sums
 from pyrometa.recording.tracing import Traced
@@ -28,12 +29,13 @@ _ROUNDS = 3
 """How often sums are looked at: what is taken out of one may be in another."""
 
 
-def simplified(recorded: Traced | GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
+def simplified(recorded: Traced | GraphModule, inputs: Sequence[Tensor], *, in_place: bool = False) -> GraphModule:
     """A graph that makes the same outputs of the same inputs.
 
     Args:
         recorded: a graph of ATen operations, which is used up.
         inputs: what it was recorded on.
+        in_place: write results over what nothing else needs.
     """
     graph = recorded.graph
     _squeeze_out_of_place(graph)
@@ -48,6 +50,8 @@ def simplified(recorded: Traced | GraphModule, inputs: Sequence[Tensor]) -> Grap
         if not changed:
             break
         walk = _walked(recorded, walk.graph, inputs, likes)
+    if in_place:
+        write_over_operands(walk.graph, walk.known)
     call_directly(walk.graph, walk.known)
     walk.graph.lint()
     return GraphModule(recorded, walk.graph)
