@@ -90,7 +90,8 @@ def recorded(work: Workload) -> tuple[GraphModule, list[Tensor]]:
         adaptation, (batch,) = meta._problem(problem.support, problem.query, None, work.steps)
         step = BatchFunction(adaptation, batch, meta.meta_gradient, make_plan(adaptation, batch, "auto"))
         inputs = [value.clone() for value in step.tensors()]
-        return trace(step.on, inputs, step.parameters)[0], inputs
+        traced, _ = trace(step.on, inputs, step.parameters)
+    return GraphModule(traced, traced.graph), inputs
 
 
 def in_turn(passes: Mapping[str, Pass], graph: GraphModule, inputs: Inputs) -> dict[str, tuple[GraphModule, float]]:
