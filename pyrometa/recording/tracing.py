@@ -7,7 +7,7 @@ time: tensors are told apart by identity, and nothing holds on to those that the
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,7 +86,7 @@ class Tracing(TorchDispatchMode):
             func = _aten.lift_fresh_copy.default
         made = func(*args, **kwargs)
         self._follow(made, self._traced.graph.call_function(func, read_args, read_kwargs))
-        self._note_numbers(func, given, made, fixed)
+        self._note_numbers(func, args, kwargs, made, fixed and any(x in self._numbers for x in given))
         return made
 
     def _argument(self, x: Any) -> Any:
@@ -115,13 +115,23 @@ class Tracing(TorchDispatchMode):
                 if isinstance(each, Tensor | tuple | list):
                     self._follow(each, self._traced.graph.call_function(operator.getitem, (node, i)))
 
-    def _note_numbers(self, func: Any, given: Collection[Tensor], made: Any, fixed: bool) -> None:
+    def _note_numbers(self, func: Any, args: Any, kwargs: Any, made: Any, of_numbers: bool) -> None:
         """Note single numbers that are the same at every run, as of ``torch.tensor(3.0)``: Python may read them."""
-        of_numbers = fixed and any(x in self._numbers for x in given)
         if func is _aten.lift_fresh_copy.default or (of_numbers and torch.Tag.nondeterministic_seeded not in func.tags):
             self._numbers.update((x, None) for x in tree_leaves(made) if isinstance(x, Tensor) and x.numel() <= 1)
-        elif func._schema.is_mutable:  # perhaps one of them, by another name
-            self._numbers = WeakTensorKeyDictionary()
+        elif func._schema.is_mutable:
+            written = {_address(x) for x in _written(func, args, kwargs)}
+            for x in [x for x in self._numbers if _address(x) in written]:
+                del self._numbers[x]
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The tensors that an operation writes to."""
+    names = [
+        argument.name for argument in func._schema.arguments if argument.alias_info and argument.alias_info.is_write
+    ]
+    given = {**dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)), **kwargs}
+    return [x for name in names for x in tree_leaves(given.get(name)) if isinstance(x, Tensor)]
 
 
 def _check_fixed(fixed: bool) -> None:

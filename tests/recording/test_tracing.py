@@ -60,7 +60,8 @@ def batched(x, y):
 def by_a_written_number(x, y):
     step = torch.tensor(2.0, **FLOAT64)
     step += 1
-    return x * step.item() if step > 1 else y
+    total = x.clone().mul_(step)  # a write to something else
+    return total * step.item() if step > 1 else y
 
 
 @pytest.mark.parametrize(
