@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow test-ecosystem test-newest test-oldest lint format docs bench soak clean
+.PHONY: setup demo test test-slow test-gpu test-ecosystem test-newest test-oldest lint format docs bench soak clean
 
 setup: .venv/.done
 
@@ -24,6 +24,10 @@ test: setup
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(RUN) pytest -m slow -n auto
+
+# The exactness suite once more, with every tensor on a GPU.
+test-gpu: setup
+	OMP_NUM_THREADS=1 $(RUN) pytest tests -m "gpu and not slow" --device cuda
 
 # The packages' own programs, in an environment of their own; writes docs/what-runs.md.
 test-ecosystem: .venv-ecosystem/.done

@@ -45,12 +45,17 @@ class BayesianMLP(PyroModule):
     def __init__(self, width: int, dtype: torch.dtype) -> None:
         super().__init__()
         sizes = (1, width, width, 1)
-        standard = dist.Normal(torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype))
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-            layer = PyroModule[nn.Linear](inputs, outputs)
-            layer.weight = PyroSample(standard.expand([outputs, inputs]).to_event(2))
-            layer.bias = PyroSample(standard.expand([outputs]).to_event(1))
-            setattr(self, f"layer{i}", layer)
+            setattr(self, f"layer{i}", PyroModule[nn.Linear](inputs, outputs))
+        self.put_priors(torch.zeros((), dtype=dtype))
+
+    def put_priors(self, zero: Tensor) -> None:
+        """Give each weight its prior, where a zero is and of its type: ``Module.to`` does not move distributions."""
+        standard = dist.Normal(zero, torch.ones_like(zero))
+        for layer in (self.layer0, self.layer1, self.layer2):
+            shape = [layer.out_features, layer.in_features]
+            layer.weight = PyroSample(standard.expand(shape).to_event(2))
+            layer.bias = PyroSample(standard.expand(shape[:1]).to_event(1))
 
     def forward(self, x: Tensor, y: Tensor) -> None:
         """``x`` of shape ``(N, 1)``, ``y`` of shape ``(N,)``."""

@@ -32,6 +32,7 @@ class Workload:
         inner_lr: rate of the inner steps.
         outer_lr: rate of Adam.
         dtype: of networks and data.
+        device: where they are.
     """
 
     kind: str = "A"
@@ -44,12 +45,14 @@ class Workload:
     inner_lr: float = 1e-3
     outer_lr: float = 1e-3
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
 
     def build(self) -> "Problem":
         """The same networks and data each time; the global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return self._regression() if self.kind == "B" else self._images()
+            problem = self._regression() if self.kind == "B" else self._images()
+        return problem if self.device == "cpu" else problem.on(self.device)
 
     def quick(self) -> "Workload":
         """A tiny one of the kind, to try a benchmark."""
@@ -106,6 +109,14 @@ class Problem:
     model: nn.Module
     support: Data
     query: Data
+
+    def on(self, device: str) -> "Problem":
+        """The problem on another device, with the same numbers."""
+        model, guide = self.model.to(device), self.guide.to(device)
+        if isinstance(model, BayesianMLP):
+            model.put_priors(torch.zeros((), dtype=self.support[1].dtype, device=device))
+        support, query = (tuple(part.to(device) for part in data) for data in (self.support, self.query))
+        return Problem(guide, model, support, query)
 
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by the names that contestants' gradients go by."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -22,10 +23,10 @@ class MetaStep:
     """A compiled function of (optimiser state, random key)."""
 
     def __init__(self, workload: Workload) -> None:
-        problem = workload.build()
+        problem = replace(workload, device="cpu").build()  # JAX has a device of its own choice
         self._workload = workload
         self._optim = numpyro.optim.Adam(workload.outer_lr)
-        with _precision(workload.dtype):
+        with precision(workload.dtype):
             self._support, self._query = (
                 tuple(jnp.asarray(part.numpy()) for part in data) for data in (problem.support, problem.query)
             )
@@ -36,12 +37,12 @@ class MetaStep:
 
     def step(self) -> None:
         """One meta-step; the first compiles."""
-        with _precision(self._workload.dtype):
+        with precision(self._workload.dtype):
             self._state, self._key, _ = jax.block_until_ready(self._compiled(self._state, self._key))
 
     def loss_and_grads(self) -> tuple[float, dict[str, Tensor]]:
         """On fixed noise, compiled by itself."""
-        with _precision(self._workload.dtype), mock.patch("jax.random.normal", _fixed):
+        with precision(self._workload.dtype), mock.patch("jax.random.normal", fixed):
             gradients = jax.jit(jax.value_and_grad(self._meta_loss))
             loss, grads = gradients(self._optim.get_params(self._state), self._key)
         return float(loss), {name: torch.tensor(jax.device_get(grad)) for name, grad in grads.items()}
@@ -69,13 +70,14 @@ class MetaStep:
         return elbo.loss(key, {}, model, guide, *data) / self._workload.rows
 
 
-def _fixed(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = None) -> jax.Array:
+def fixed(key: jax.Array, shape: tuple[int, ...] = (), dtype: Any = None) -> jax.Array:
+    """Draws that are all of one value, in the place of ``jax.random.normal``."""
     return jnp.full(shape, NOISE, dtype)
 
 
 @contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
-    """JAX makes every number a float32 unless it is told otherwise."""
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Within, numbers are of this type: JAX makes every number a float32 unless it is told otherwise."""
     before = jax.config.jax_enable_x64
     jax.config.update("jax_enable_x64", dtype is torch.float64)
     try:

@@ -64,10 +64,10 @@ class MadeUpTasks:
 
     def of_prior(self, count: int, size: int) -> Row:
         """New tasks of the prior."""
-        at = torch.randint(POOL, (FRESH,), generator=self._generator)
+        at = torch.randint(POOL, (FRESH,), generator=self._generator, device=self._generator.device)
         for column, fresh in zip(self._pool, self._drawn(FRESH), strict=True):
             column[at] = fresh
-        chosen = torch.randint(POOL, (count,), generator=self._generator)
+        chosen = torch.randint(POOL, (count,), generator=self._generator, device=self._generator.device)
         return _stacked([self._some(tuple(column[i] for column in self._pool), size) for i in chosen])
 
     def _drawn(self, count: int) -> Row:
@@ -78,16 +78,16 @@ class MadeUpTasks:
         return some_rows(task, size, self._generator)
 
     def _integer(self, below: int) -> int:
-        return int(torch.randint(below, (), generator=self._generator))
+        return int(torch.randint(below, (), generator=self._generator, device=self._generator.device))
 
 
 def some_rows(task: Row, size: int, generator: torch.Generator) -> Row:
     """Rows of a task at random: each at most once where it has enough."""
     rows = len(task[0])
     if rows >= size:
-        index = torch.randperm(rows, generator=generator)[:size]
+        index = torch.randperm(rows, generator=generator, device=generator.device)[:size]
     else:
-        index = torch.randint(rows, (size,), generator=generator)
+        index = torch.randint(rows, (size,), generator=generator, device=generator.device)
     return tuple(column[index] for column in task)
 
 
@@ -108,7 +108,8 @@ def _arguments(reading: Reading, example: Row, own: Sequence[Row]) -> Covariates
     tasks = own or [example]
 
     def arguments(rows: int, generator: torch.Generator) -> Row:
-        return some_rows(tasks[int(torch.randint(len(tasks), (), generator=generator))], rows, generator)
+        task = torch.randint(len(tasks), (), generator=generator, device=generator.device)
+        return some_rows(tasks[int(task)], rows, generator)
 
     return arguments
 

@@ -15,7 +15,7 @@ from pyro.nn import PyroModule
 from pyro.optim.optim import PyroOptim
 from torch import Tensor
 
-from pyrometa import nest
+from pyrometa import generators, nest
 from pyrometa.engine import Engine
 from pyrometa.guides import SetEncoderGuide
 from pyrometa.guides.amortized import AmortizedGuide
@@ -163,7 +163,7 @@ class Refinement:
         if self._loads:  # before first data a checkpoint waits for them, and it holds the encoder that proposes
             self._loads = False
             self._refining.init(self._given(tasks))
-        with torch.random.fork_rng():  # the proposals are drawn from, and the draws have no part in the step
+        with generators.forked():  # the proposals are drawn from, and the draws have no part in the step
             guides = self._proposing.adapt_many(tasks)
         return [Proposal({name: x.detach() for name, x in guide.adapted.by_name().items()}) for guide in guides]
 

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.diagnostics.iwae import iwae_log_marginal, log_weights_of
 from pyrometa.elbos.default import mean_field_elbo
 
@@ -132,7 +133,7 @@ def _optimized(
     params = {name: value.detach().clone().requires_grad_() for name, value in proposal.items()}
     adam = torch.optim.Adam(params.values(), lr=lr)
     schedule = torch.optim.lr_scheduler.LinearLR(adam, start_factor=1.0, end_factor=1 / steps, total_iters=steps)
-    with poutine.block(), torch.random.fork_rng():
+    with poutine.block(), generators.forked():
         elbo = mean_field_elbo(poutine.trace(guide.sample).get_trace(proposal))
     for _ in range(steps):
         loss = elbo.differentiable_loss(model, lambda *_, **__: guide.sample(params), *args, **kwargs)

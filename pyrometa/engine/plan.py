@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyrometa import nest
+from pyrometa import generators, nest
 from pyrometa.engine.batch_mode import BatchMode
 from pyrometa.engine.bundles import Bundle, bundles
 from pyrometa.engine.low_rank import Call, FactoredLayers, NotLinearError, Placeholders
@@ -116,7 +116,7 @@ def _calls(problem: Problem, weights: Params, support: Data, query: Data) -> Seq
     def run(data: Data, given: Data | None = None) -> Sequence[Call]:
         layers = FactoredLayers(placeholders, {}, None, nest.tensors(data.args), {})
         mode = BatchMode((), placeholders.tensors.values(), layers)
-        with torch.random.fork_rng(), torch.enable_grad():
+        with generators.forked(), torch.enable_grad():
             problem.program.batched(placeholders.tensors, data, mode, support=given)
         return layers.calls
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine.attempt import SideBySideError, attempt
@@ -56,7 +57,7 @@ def trial(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: Plan) 
         UnprovedError: the reference's loss or gradient is not finite.
     """
     problem = replace(problem, steps=min(problem.steps, _STEPS))
-    with torch.random.fork_rng(), left_alone(problem.program):
+    with generators.forked(), left_alone(problem.program):
         if has_single(problem, tasks):
             try:
                 with Promoted():
@@ -101,9 +102,9 @@ def _difference(problem: Problem, tasks: TaskBatch, order: GradientOrder, plan: 
         UnprovedError: the reference is not finite.
         _FailsError: the vectorised pass raises.
     """
-    before = torch.get_rng_state()
+    before = generators.states()
     by_task = [_loss_and_grads(TaskPath(problem, task, order)) for task in tasks.tasks()]
-    draws_its_own = not torch.equal(before, torch.get_rng_state())
+    draws_its_own = generators.moved_since(before)
     expected = [torch.stack(parts).sum(0) for parts in zip(*by_task, strict=True)]
     found = _vectorized_loss_and_grads(BatchPath(problem, tasks, order, plan))
     if not all_finite(expected):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -140,7 +141,8 @@ class _Rows:
 
     def _choice(self, *shape: int) -> tuple[Tensor, Tensor]:
         """Which rows to take, and the number to multiply each by; the same for all tensors."""
-        chosen, scale = (torch.rand(shape, generator=self.generator, dtype=torch.float64) for _ in range(2))
+        made: dict[str, Any] = {"generator": self.generator, "device": "cpu", "dtype": torch.float64}
+        chosen, scale = (torch.rand(shape, **made) for _ in range(2))
         return (chosen * self.count).long(), 0.5 + 0.4 * scale
 
     def _changed(self, data: Data, change: Callable[[Tensor, Tensor], Tensor]) -> Data:

@@ -140,7 +140,8 @@ class RowsByLoss:
             ValueError: with the cure.
         """
         rows = self._packed(proposal).detach()
-        rows = rows + 0.1 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(7)).to(rows)
+        moved = torch.randn(rows.shape, generator=torch.Generator().manual_seed(7), device="cpu")
+        rows = rows + 0.1 * moved.to(rows)
         here = RowSurface.at(self._evaluated, rows)
         here.hessian()
         once, times = torch.ones_like(rows[:, 0]), torch.linspace(0.5, 1.5, len(rows)).to(rows)

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyrometa import generators
 from pyrometa.elbos import refusal, traced
 from pyrometa.elbos.default import mean_field_elbo, warn_of_forgotten_jacobians
 from pyrometa.guides.row_rule import RowRule
@@ -205,14 +206,14 @@ class SemiAmortizedGuide(PyroModule):
                 f"{size} numbers of a datum are refined, of whose Hessian Newton(max_dim={rule.max_dim}) sees a part, "
                 "which training can't differentiate through: give a larger max_dim, or rule=Momentum(lr)"
             )
-        with torch.random.fork_rng(), _Hidden():
+        with generators.forked(), _Hidden():
             RowsByLoss(rule, proposal, _on_one_draw(loss, proposal)).check(proposal)
 
     def _restore_store(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Let the model put its parameters in a store that lacks them: within ``torch.func.grad`` it can't."""
         store = pyro.get_param_store()
         if any(name not in store for name in self._stored):
-            with torch.random.fork_rng():
+            with generators.forked():
                 traced_alone(self.model, args, kwargs)
 
 

@@ -68,7 +68,7 @@ class Arrow:
     def _arbitrary(self) -> Tensor:
         """No two numbers alike in size, and none small, so that nothing cancels by chance."""
         generator = torch.Generator().manual_seed(12)
-        sizes, signs = (torch.rand(self.size, generator=generator, dtype=torch.float64) for _ in range(2))
+        sizes, signs = (torch.rand(self.size, generator=generator, device="cpu", dtype=torch.float64) for _ in range(2))
         return ((0.5 + sizes) * (signs - 0.5).sign()).to(self.probe.device)
 
     def dense(self, products: Tensor) -> Tensor:

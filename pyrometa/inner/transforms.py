@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyrometa import generators
 from pyrometa.nest import Same
 from pyrometa.types import Params
 
@@ -35,7 +36,7 @@ class Transforms:
             The transforms' parameters, by the name ``transform.<parameter>.<name in the transform>``.
         """
         make = _named(transform) if isinstance(transform, str) else transform
-        with torch.random.fork_rng():
+        with generators.forked():
             made = {name: _made(make, name, p) for name, p in params.items()}
         self._modules.update({(Same(transform), n, tuple(params[n].shape)): module for n, module in made.items()})
         return {

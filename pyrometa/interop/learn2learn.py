@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pyrometa import generators
 from pyrometa.inner import SGD, GradientOrder, InnerRule, Rule
 from pyrometa.interop.learn2learn_rules import LearnedRates, Transformed
 from pyrometa.outer import MetaGradient, Unrolled
@@ -41,7 +42,7 @@ class Unwrapped:
         if self.wrapper is None:
             return
         leaves = {name: program.leaves[name].tensor for name in adapted}
-        with torch.random.fork_rng(), torch.enable_grad():
+        with generators.forked(), torch.enable_grad():
             found = torch.autograd.grad(program.loss({}, data), list(leaves.values()), allow_unused=True)
         unused = [name for name, grad in zip(leaves, found, strict=True) if grad is None]
         if unused:

@@ -80,8 +80,9 @@ class _TasksetFamily:
 
     def draw(self, tasks: int, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         kept = self.taskset.num_tasks
-        numbers = torch.randint(kept if kept > 0 else 2**62, (tasks,), generator=generator).tolist()
-        seeds = torch.randint(2**62, (tasks,), generator=generator).tolist()
+        made: dict[str, Any] = {"generator": generator, "device": generator.device}
+        numbers = torch.randint(kept if kept > 0 else 2**62, (tasks,), **made).tolist()
+        seeds = torch.randint(2**62, (tasks,), **made).tolist()
         dealt = [_dealt(*_load(self.taskset, number, seed), rows) for number, seed in zip(numbers, seeds, strict=True)]
         return torch.stack([x for x, _ in dealt]), torch.stack([y for _, y in dealt])
 

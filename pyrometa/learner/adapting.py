@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.atomic.exclusive import exclusive
 from pyrometa.engine import Engine, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
@@ -100,7 +101,7 @@ class Adapting:
         problem = learner.problem(self.inner, steps)
         seed = int(torch.randint(2**62, ())) if seed is None else seed
         drawn: dict[str, Tensor] = {}
-        with torch.random.fork_rng(), naming_lines(learner.program):
+        with generators.forked(), naming_lines(learner.program):
             for index, support, _ in by_shape(tasks, tasks):
                 torch.manual_seed(seed)
                 batch = self._alike(learner, index, support, steps)

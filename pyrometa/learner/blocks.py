@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.inner import Blocks, Surface, TaskRows
@@ -44,7 +45,7 @@ def _nearby(program: Program, adapted: Sequence[str]) -> Params:
     generator = torch.Generator().manual_seed(5)
 
     def moved(value: Tensor) -> Tensor:
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        noise = torch.randn(value.shape, generator=generator, device=generator.device, dtype=torch.float64).to(value)
         return (value.detach() + 0.1 * noise).requires_grad_()
 
     return {name: moved(program.leaves[name].tensor) for name in adapted}
@@ -57,7 +58,7 @@ def _proved(program: Program, data: Data, values: Params, candidates: Sequence[B
     worth = sorted(((few, blocks) for few, blocks in sized if few < min(size, _MOST)), key=lambda pair: pair[0])
     if not worth:
         return None
-    with torch.random.fork_rng(), torch.enable_grad(), TwiceDifferentiable():
+    with generators.forked(), torch.enable_grad(), TwiceDifferentiable():
         here = _surface(program.loss(values, data), values)
         return next((blocks for _, blocks in worth if blocks.shown(here)), None)
 

@@ -21,7 +21,7 @@ _DIGITS = 52  # half a unit in the next one keeps a double off both 0 and 1
 
 
 def scrambled_sobol(count: int, dimensions: int, *leading: int) -> Tensor:
-    """Points within the open unit cube, each set scrambled by draws from the global generator.
+    """Points within the open unit cube on the CPU, each set scrambled by draws from its global generator.
 
     Args:
         count: points of a set.
@@ -33,9 +33,9 @@ def scrambled_sobol(count: int, dimensions: int, *leading: int) -> Tensor:
     """
     told_apart = (count - 1).bit_length()
     net = (SobolEngine(dimensions).draw(count, dtype=torch.float64) * 2**told_apart).long()
-    points = torch.randint(1 << _DIGITS, (*leading, 1, dimensions))
+    points = torch.randint(1 << _DIGITS, (*leading, 1, dimensions), device="cpu")
     for place in range(told_apart):
         below = 1 << (_DIGITS - 1 - place)
-        column = below + torch.randint(below, (*leading, 1, dimensions))
+        column = below + torch.randint(below, (*leading, 1, dimensions), device="cpu")
         points = points ^ column * (net >> (told_apart - 1 - place) & 1)
     return (points.double() + 0.5) / 2.0**_DIGITS

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyrometa import generators
 from pyrometa.noise.draws import Kinds, Tape
 from pyrometa.noise.replay import RecordNoise
 from pyrometa.types.latest import Latest
@@ -38,7 +39,7 @@ class Tapes:
         """
         if key not in self._recorded:
             recorder = RecordNoise()
-            with torch.random.fork_rng(), torch.enable_grad():
+            with generators.forked(), torch.enable_grad():
                 torch.manual_seed(_SEED)
                 run(recorder)
             self._recorded[key] = recorder.tape

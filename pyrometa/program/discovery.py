@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pyrometa import generators
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.program.findings import Findings, Look, check_runs
 from pyrometa.program.first_run import first_run
@@ -59,7 +60,7 @@ def _watched(modules: Iterable[nn.Module]) -> Iterator[Buffers]:
     """Within it nothing is drawn from the global generator, and if it fails the buffers are put back."""
     buffers = Buffers()
     buffers.see(modules)
-    with torch.random.fork_rng(), torch.enable_grad(), buffers.restored_on_error():
+    with generators.forked(), torch.enable_grad(), buffers.restored_on_error():
         yield buffers
 
 

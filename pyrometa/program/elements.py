@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.program.enumeration import enumerated
 from pyrometa.program.program import Program
 from pyrometa.program.traces import draws
@@ -27,7 +28,7 @@ def find_elements(program: Program, data: Data, values: Params) -> list[Elements
         data: a task.
         values: of the parameters that adapt, by name, which the gradients are by.
     """
-    with program.using(values), torch.random.fork_rng(), torch.enable_grad():
+    with program.using(values), generators.forked(), torch.enable_grad():
         taken = program.given.for_program(data)
         model, guide = enumerated(program.elbo, program.model, program.conditioned(data), taken)
         drawn = poutine.trace(guide).get_trace(*taken.args, **taken.kwargs)
@@ -90,7 +91,7 @@ def _touched(parts: Sequence[tuple[Tensor, Tensor]], values: Params) -> Mapping[
     generator = torch.Generator().manual_seed(3)
     total = torch.zeros(())
     for part, chosen in parts:
-        weights = 0.5 + torch.rand(part.shape, generator=generator).to(part)
+        weights = 0.5 + torch.rand(part.shape, generator=generator, device=generator.device).to(part)
         total = total + torch.where(chosen, part * weights, 0.0).sum()
     if not total.requires_grad:
         return {name: torch.zeros_like(value, dtype=torch.bool) for name, value in values.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.program.program import Program
 from pyrometa.types import Data, Params
@@ -21,7 +22,8 @@ def generic_numbers(like: Mapping[str, Tensor], seed: int = 0) -> Params:
 
     def numbers(tensor: Tensor) -> Tensor:
         count = tensor.numel()
-        spread = torch.randperm(count, generator=generator) + 0.6 * torch.rand(count, generator=generator)
+        order = torch.randperm(count, generator=generator, device="cpu")
+        spread = order + 0.6 * torch.rand(count, generator=generator, device="cpu")
         return (spread / max(count, 1) - 0.5).view(tensor.shape).to(tensor).requires_grad_()
 
     return {name: numbers(tensor) for name, tensor in like.items()}
@@ -32,10 +34,10 @@ def latents_here_and_elsewhere(program: Program, values: Params, data: Data) -> 
 
     A guide that refuses the other data shows no sites there.
     """
-    with torch.random.fork_rng():
+    with generators.forked():
         here = program.latents_of_guide(values, data)
     try:
-        with torch.random.fork_rng():
+        with generators.forked():
             return here, program.latents_of_guide(values, _elsewhere(data))
     except Exception as error:  # whatever a program raises on data that it was not given
         check_interrupt(error)
@@ -49,7 +51,7 @@ def _elsewhere(data: Data) -> Data:
     def higher(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        share = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
+        share = 0.5 + torch.rand(tensor.shape, generator=generator, device="cpu", dtype=torch.float64).to(tensor)
         size = tensor.abs().mean()
         return tensor + _LITTLE * share * (tensor.abs() + torch.where(size > 0, size, 1.0))
 

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.program.enumeration import enumerated
 from pyrometa.types import Data
 
@@ -45,7 +46,7 @@ class RowPlates:
 
 def plate_sizes(elbo: Any, model: Callable[..., Any], guide: Callable[..., Any], data: Data) -> dict[str, int]:
     """Sizes by name of the vectorised plates that model and guide have on some data, without those that subsample."""
-    with torch.random.fork_rng(), torch.no_grad():
+    with generators.forked(), torch.no_grad():
         model, guide = enumerated(elbo, model, guide, data)
         drawn = poutine.trace(guide).get_trace(*data.args, **data.kwargs)
         trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*data.args, **data.kwargs)

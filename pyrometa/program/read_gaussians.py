@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import ExpTransform, Transform
 from torch.distributions.transforms import SoftplusTransform
 
+from pyrometa import generators
 from pyrometa.elbos.wrapped_distributions import layers
 from pyrometa.program.autograd_graph import leaf_ids
 from pyrometa.program.gaussian_sites import (
@@ -65,7 +66,7 @@ class _Lines:
 
     def reached(self, explained: Collection[str]) -> dict[str, list[str]]:
         """The Gaussian sites outside of plates that each parameter reaches, of those that reach nothing else."""
-        with torch.random.fork_rng(), _CutDraws():
+        with generators.forked(), _CutDraws():
             latents = self.program.latents_of_guide(self.values, self.data)
         drawn = {g.name: g for g in gaussian_sites(latents) if not (g.in_plate or g.moved or g.low_rank is not None)}
         drawn = {name: g for name, g in drawn.items() if name not in explained}

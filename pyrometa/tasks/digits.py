@@ -75,9 +75,10 @@ class DigitTasks:
         smallest = int(present.sum(1).min())
         if rows > smallest:
             raise ValueError(f"a task of {rows} images needs as many of each class: the smallest has {smallest}")
-        classes = torch.randint(len(members), (tasks,), generator=generator)
+        classes = torch.randint(len(members), (tasks,), generator=generator, device=generator.device)
         low, high = self.angles
-        angles = low + (high - low) * torch.rand(tasks, generator=generator, dtype=torch.float64)
+        turns = torch.rand(tasks, generator=generator, device=generator.device, dtype=torch.float64)
+        angles = low + (high - low) * turns
         chosen = torch.multinomial(present[classes], rows, generator=generator)
         images = self.images[members[classes].gather(1, chosen)]
         return rotate(images.flatten(1, -3), angles).reshape(tasks, rows, -1)

@@ -124,14 +124,14 @@ class GroupSampler(Seeded):
     def _sample(self, batch_size: int, generator: torch.Generator) -> Lists:
         if batch_size > len(self.tasks):
             raise ValueError(f"batch_size {batch_size} asks for more groups than there are: {len(self.tasks)}")
-        chosen = torch.randperm(len(self.tasks), generator=generator)[:batch_size].tolist()
+        chosen = torch.randperm(len(self.tasks), generator=generator, device=generator.device)[:batch_size].tolist()
         return _split_all(self.tasks._read(chosen), self.support, generator)
 
 
 def _split_all(groups: Sequence[ModelTensors], support: float, generator: torch.Generator) -> Lists:
     supports, queries = [], []
     for data in groups:
-        order = torch.randperm(row_count(data), generator=generator)
+        order = torch.randperm(row_count(data), generator=generator, device=generator.device)
         count = _support_rows(support, len(order))
         supports.append(take(data, order[:count]))
         queries.append(take(data, order[count:]))

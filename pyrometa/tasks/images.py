@@ -123,7 +123,7 @@ _TORCHVISION: dict[str, tuple[str, dict[str, str]]] = {
 
 def _split(images: Tensor, labels: Tensor) -> ImageData:
     """Shuffle the rows by a fixed seed and keep every fifth of each class for testing."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
     images, labels = images[order], labels[order]
     test = every_fifth_of_each_class(labels)
     return ImageData(images[~test], labels[~test], images[test], labels[test])

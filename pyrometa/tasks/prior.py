@@ -115,7 +115,7 @@ class PriorTasks:
 
     def _run(self, args: list[Any], generator: torch.Generator) -> dict[str, Any]:
         """The value at each sample site of one run of the model."""
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
         with torch.random.fork_rng(devices=[]), torch.no_grad(), poutine.block():
             torch.default_generator.manual_seed(seed)
             trace = poutine.trace(poutine.uncondition(self.model)).get_trace(*args)

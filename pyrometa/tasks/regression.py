@@ -130,7 +130,7 @@ class SineLineTasks:
             _uniform(bounds, (tasks, 1, 1), generator)
             for bounds in (self.amplitude, self.phase, self.slope, self.intercept)
         )
-        is_sine = torch.randint(2, (tasks, 1, 1), generator=generator).bool()
+        is_sine = torch.randint(2, (tasks, 1, 1), generator=generator, device=generator.device).bool()
         x = _uniform(self.x, (tasks, rows, 1), generator)
         y = torch.where(is_sine, amplitude * (x + phase).sin(), slope * x + intercept)
         return x, y + self.noise * _normal(x, generator)
@@ -138,11 +138,11 @@ class SineLineTasks:
 
 def _uniform(bounds: Range, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     low, high = bounds
-    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float32)
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
 
 
 def _check_range(name: str, bounds: Range) -> None:

@@ -86,7 +86,7 @@ def split_groups(
     kept = [group for group, size in enumerate(sizes) if size >= minimum]
     if not kept:
         raise ValueError(f"no group has {minimum} rows: the largest of {len(sizes)} has {max(sizes, default=0)}")
-    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     ends = [round(len(kept) * sum(fractions[:i])) for i in range(4)]
     parts = [[kept[i] for i in order[start:end]] for start, end in pairwise(ends)]
     for part, fraction, split in zip(parts, fractions, GroupSplits._fields, strict=True):

@@ -27,7 +27,7 @@ def derivatives(hand, values, support):
         adapted = [leaves[name] for name in hand.adapted]
         slope = flat(torch.autograd.grad(loss, adapted, create_graph=True), adapted)
         rows = [flat(torch.autograd.grad(s, adapted, retain_graph=True, allow_unused=True), adapted) for s in slope]
-        return slope.detach().numpy(), torch.stack(rows).numpy()
+        return slope.detach().cpu().numpy(), torch.stack(rows).cpu().numpy()
 
 
 def flat(grads, like):

@@ -11,6 +11,8 @@ from pyro.infer import Predictive, TraceMeanField_ELBO
 
 import pyrometa as pm
 
+pytestmark = pytest.mark.gpu
+
 
 def two_tasks():
     case = modules()

@@ -18,6 +18,8 @@ from torch import nn
 
 import pyrometa as pm
 
+pytestmark = pytest.mark.gpu
+
 LOOP = pm.Engine(vectorize=False)
 
 

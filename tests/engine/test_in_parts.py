@@ -8,6 +8,8 @@ from programs import Case, bare_params, modules
 import pyrometa as pm
 from pyrometa.engine import batch_function
 
+pytestmark = pytest.mark.gpu
+
 LOOP = pm.Engine(vectorize=False)
 STEPS = 6
 

@@ -13,6 +13,8 @@ from torch import nn
 import pyrometa as pm
 from pyrometa.guides import AttentionPooling, SetEncoderGuide
 
+pytestmark = pytest.mark.gpu
+
 LOOP = pm.Engine(vectorize=False)
 SIZES = (4, 2, 7, 3, 1, 4, 6)
 

@@ -11,6 +11,8 @@ from programs import auto_normal, bare_params, modules
 
 import pyrometa as pm
 
+pytestmark = pytest.mark.gpu
+
 ONE_BY_ONE = pm.Engine(vectorize=False)
 
 

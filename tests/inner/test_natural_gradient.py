@@ -15,6 +15,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import pyrometa as pm
 from pyrometa.inner.covariance import SAFE, inverse, matrix_inverse
 
+pytestmark = pytest.mark.gpu
+
 ENGINES = {"loop": pm.Engine(vectorize=False), "vmap": pm.Engine(vectorize=True), "recorded": pm.Engine(record=True)}
 KINDS = [*(("diagonal", name) for name in DIAGONAL), *(("full", name) for name in FULL)]
 

@@ -16,6 +16,8 @@ from torch.func import grad, jacrev, vmap
 import pyrometa as pm
 from pyrometa.inner import Newton, Surface, TaskRows
 
+pytestmark = pytest.mark.gpu
+
 F64 = torch.float64
 DATA = torch.tensor([[0.3, -1.2, 0.7, 2.0, -0.4], [1.1, 0.2, -0.6, 0.5, 1.9]], dtype=F64)
 

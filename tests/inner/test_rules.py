@@ -8,6 +8,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
+pytestmark = pytest.mark.gpu
+
 STEPS = 3
 
 

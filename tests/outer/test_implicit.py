@@ -11,6 +11,8 @@ import torch
 import pyrometa as pm
 from pyrometa.outer import displacement, implicit, unrolled
 
+pytestmark = pytest.mark.gpu
+
 DIM, SCALE, PRIOR, NOISE = 3, 0.3, 2.0, 0.5
 """Of the mean, the guide's and the prior's standard deviation, and the data's."""
 

@@ -10,6 +10,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 import pyrometa as pm
 
+pytestmark = pytest.mark.gpu
+
 LR = 0.02
 
 

@@ -10,6 +10,8 @@ from programs import modules
 
 import pyrometa as pm
 
+pytestmark = pytest.mark.gpu
+
 
 def seeded(meta, case):
     torch.manual_seed(1)

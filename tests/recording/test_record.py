@@ -10,6 +10,8 @@ from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.record import record
 from pyrometa.recording.recordings import Recordings
 
+pytestmark = pytest.mark.gpu
+
 FLOAT64 = {"dtype": torch.float64}
 
 

@@ -18,6 +18,8 @@ from torch import nn
 import pyrometa as pm
 import pyrometa.recording.recordings as recordings
 
+pytestmark = pytest.mark.gpu
+
 LOOP = pm.Engine(vectorize=False)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.program.autograd_graph import graph_nodes
@@ -56,7 +57,7 @@ def check_backward(program: Program, data: Data, adapted: Iterable[str]) -> None
         return
     copies = {n: program.leaves[n].tensor.detach().clone().requires_grad_() for n in names}
     decoys = {n: torch.full_like(value, torch.nan) for n, value in copies.items()}
-    with torch.random.fork_rng(), torch.enable_grad():
+    with generators.forked(), torch.enable_grad():
         with _NoCheckpoint():
             loss = program.loss(copies, data) + program.score(copies, data)
         if not loss.requires_grad:

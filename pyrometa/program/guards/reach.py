@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from pyrometa import generators
 from pyrometa.errors import ReachError
 from pyrometa.program.program import Program
 from pyrometa.program.traces import listed
@@ -22,7 +23,7 @@ def check_reach(program: Program, data: Data, adapted: Iterable[str]) -> None:
     if not names:
         return
     copies = {n: program.leaves[n].tensor.detach().clone().requires_grad_() for n in names}
-    with torch.random.fork_rng(), torch.enable_grad():
+    with generators.forked(), torch.enable_grad():
         loss = program.loss(copies, data) + program.score(copies, data)
     if not loss.requires_grad:
         raise ReachError(f"the loss depends on none of {listed(names)}: does the program detach them?")

@@ -22,6 +22,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.errors import UnsupportedProgramError, first_line
@@ -136,7 +137,7 @@ class _Proof:
         Raises:
             UnsupportedProgramError: naming site, function and parameters.
         """
-        with torch.random.fork_rng(), torch.enable_grad(), self._precision.mode():
+        with generators.forked(), torch.enable_grad(), self._precision.mode():
             try:
                 wrong = self._is_wrong(self._objective, self._by)
             except _NoSecondDerivativeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ class KnownValues(dict[Node, Known]):
         like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
         return Known(self._alike(like), value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
 
-    def of_call(self, target: Any, args: Any, kwargs: Any, device: torch.device) -> Known:
+    def of_call(self, target: Any, args: Any, kwargs: Any) -> Known:
         """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
         key = (target, hashable(args, self._layout), hashable(kwargs, self._layout))
         if key not in self._likes:
@@ -70,7 +70,12 @@ class KnownValues(dict[Node, Known]):
             if "device" in given_kwargs:
                 given_kwargs = {**given_kwargs, "device": torch.device("meta")}
             self._likes[key] = self._alike(target(*given_args, **given_kwargs))
-        return Known(self._likes[key], device)
+        return Known(self._likes[key], kwargs.get("device") or self._device(nodes_in((args, kwargs))))
+
+    def _device(self, operands: Sequence[Node]) -> torch.device:
+        """Where a result is: with its operands, of which a scalar may be on the CPU while the others are not."""
+        known = sorted((self[node] for node in operands), key=_is_scalar)
+        return next((one.device for one in known if one.device is not None), torch.device("cpu"))
 
     def _layout(self, node: Node) -> int:
         return id(self[node].like)
@@ -81,6 +86,17 @@ class KnownValues(dict[Node, Known]):
             layout = (value.shape, value.stride(), value.dtype, value.is_conj(), value.is_neg())
             return self._likes.setdefault(layout, value)
         return [self._alike(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+def _is_scalar(known: Known) -> bool:
+    return isinstance(known.like, Tensor) and known.like.dim() == 0
+
+
+def nodes_in(tree: Any) -> list[Node]:
+    """The nodes in a nest of arguments."""
+    found: list[Node] = []
+    map_arg(tree, found.append)
+    return found
 
 
 def hashable(tree: Any, of_node: Callable[[Node], Any] = lambda node: node) -> Any:

@@ -12,7 +12,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from pyrometa.recording.simplify.cheaper import Operation, cheaper
-from pyrometa.recording.simplify.known import Known, KnownValues, hashable
+from pyrometa.recording.simplify.known import Known, KnownValues, hashable, nodes_in
 from pyrometa.recording.simplify.rules import VIEWS, existing
 from pyrometa.recording.simplify.slices import (
     ELEMENTWISE,
@@ -129,15 +129,12 @@ class Numbering:
 
     def _expected(self, target: Any, args: Any, kwargs: Any) -> tuple[Any, Known]:
         """What the result will be; a view that is not one any more becomes a reshape."""
-        nodes = _nodes((args, kwargs))
-        devices = (self.known[node].device for node in nodes)
-        device = next((d for d in devices if d is not None), kwargs.get("device") or torch.device("cpu"))
         try:
-            return target, self.known.of_call(target, args, kwargs, device)
+            return target, self.known.of_call(target, args, kwargs)
         except RuntimeError:
             if target not in VIEWS:
                 raise
-            return _aten.reshape.default, self.known.of_call(_aten.reshape.default, args, kwargs, device)
+            return _aten.reshape.default, self.known.of_call(_aten.reshape.default, args, kwargs)
 
     def _new_call(self, target: Any, args: Any, kwargs: Any, expected: Known) -> Node:
         made = self.graph.call_function(target, args, kwargs)
@@ -145,12 +142,13 @@ class Numbering:
         return made
 
     def _is_constant(self, target: Any, args: Any, kwargs: Any) -> bool:
-        return target in _BY_SHAPE or all(self.known[n].constant is not None for n in _nodes((args, kwargs)))
+        return target in _BY_SHAPE or all(self.known[n].constant is not None for n in nodes_in((args, kwargs)))
 
     def _constant(self, target: Any, args: Any, kwargs: Any, expected: Known) -> Node:
         """The result of an operation on constants, computed here and now; too large a one is left to each run."""
         if target in _BY_SHAPE:
-            value = target(torch.empty(self.known[args[0]].shape, dtype=expected.like.dtype), *args[1:], **kwargs)
+            like = torch.empty(self.known[args[0]].shape, dtype=expected.like.dtype, device=expected.device)
+            value = target(like, *args[1:], **kwargs)
         else:
             given = map_arg((args, kwargs), lambda node: self.known[node].constant)
             value = target(*given[0], **given[1])
@@ -216,9 +214,3 @@ class Numbering:
         """Nodes in the shapes of the parts."""
         shapes = (list(self.known[part].shape) for part in parts)
         return [self._call(_aten.view.default, (node, shape), {}) for node, shape in zip(nodes, shapes, strict=True)]
-
-
-def _nodes(tree: Any) -> list[Node]:
-    found: list[Node] = []
-    map_arg(tree, found.append)
-    return found

@@ -267,8 +267,7 @@ class _Terms:
 
     def _call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
         made = self._graph.call_function(target, args, kwargs)
-        device = self._known[made.all_input_nodes[0]].device or torch.device("cpu")
-        self._known[made] = self._known.of_call(target, args, kwargs, device)
+        self._known[made] = self._known.of_call(target, args, kwargs)
         self._cost += self._price(made)
         return made
 
