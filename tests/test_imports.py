@@ -14,7 +14,7 @@ import pyrometa
 
 PACKAGE = Path(__file__).parents[1] / "pyrometa"
 
-GROUND = {"types", "errors", "nest", "internals"}
+GROUND = {"types", "errors", "nest", "internals", "generators"}
 BELOW_PROGRAM = GROUND | {"rewrites", "explain", "atomic", "recording", "noise", "elbos"}
 PARTS = {"adapter", "amortize", "models", "guides", "diagnostics", "recipes", "tasks", "train"}
 CORE = BELOW_PROGRAM | {"program", "inner", "engine", "processes", "outer"}
@@ -24,6 +24,7 @@ CORE = BELOW_PROGRAM | {"program", "inner", "engine", "processes", "outer"}
 TABLE = {
     "nest": (set(), set()),
     "internals": (set(), set()),
+    "generators": (set(), set()),
     "errors": (set(), set()),
     "types": ({"nest"}, set()),
     "rewrites": (GROUND, set()),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import adapt, measure, memory, meta_step, scaling
+from benchmarks import adapt, gpu, measure, memory, meta_step, scaling
 from benchmarks.peers import CONTESTANTS, NOISE, OURS, Unavailable
 from benchmarks.peers.adapting import ADAPTING
 from benchmarks.workloads import FixedNoise, workload
@@ -213,3 +213,16 @@ def test_rounds_are_interleaved_and_ratios_taken_within_them():
     assert turns == ["a", "b"] * 3
     assert {name: len(times) for name, times in seconds.items()} == {"a": 2, "b": 2}
     assert measure.ratio([2.0, 6.0, 30.0], [1.0, 2.0, 10.0]) == 3.0
+
+
+def test_what_is_measured_on_a_gpu_is_checked_first_and_what_is_left_out_is_said(tmp_path, capsys):
+    for what in ("meta-step", "adapt"):
+        point = gpu.Point(what, workload("B", 3).quick())
+        told = gpu.measured("pyrometa, not recorded", point, rounds=1)
+        assert told["relative_error"] < 1e-9 < told["median"] < told["first"]
+    path = tmp_path / "gpu.json"
+    gpu.main(["--quick", "--device", "cpu", "--limit", "-1", "--json", str(path)])
+    written = json.loads(path.read_text())
+    assert written["points"] == []
+    assert len(written["left_out"]) == 16
+    assert "left out: NumPyro, jit(vmap): adapt, B" in capsys.readouterr().out
