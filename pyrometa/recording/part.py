@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from pyrometa import generators
 from pyrometa.recording.record import compiled_graph
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.split import Halves, split
@@ -145,7 +146,7 @@ def _joint(
 ) -> _Joint:
     """Run a function, and then back, which shows what there is to run back from."""
     tracing = Tracing(inputs, parameters)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with generators.forked(), torch.enable_grad():
         with tracing:
             leaves = [x.detach().requires_grad_(leaf) for x, leaf in zip(inputs, on_graph, strict=True)]
             made = function(leaves)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
 from pyrometa.recording.recordable import Recordable
 from pyrometa.recording.simplify import simplified
@@ -86,7 +87,7 @@ def trace(
 ) -> tuple[Traced, TreeSpec]:
     """The operations of a function, not yet simplified, and the nest that its result is."""
     tracing = Tracing(inputs, parameters)
-    with torch.random.fork_rng(), torch.enable_grad(), tracing:
+    with generators.forked(), torch.enable_grad(), tracing:
         flat, result = tree_flatten(function(inputs))
     return tracing.traced(flat), result
 
@@ -94,6 +95,6 @@ def trace(
 def compiled_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """A graph as inductor makes it, compiled here and now for inputs like these."""
     run = torch.compile(graph, fullgraph=True, dynamic=False)
-    with torch.random.fork_rng(), torch.no_grad():
+    with generators.forked(), torch.no_grad():
         run(*inputs)
     return run
