@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyrometa import internals
+from pyrometa.rewrites.convolutions import CONVOLUTIONS
 from pyrometa.rewrites.packed_sequences import pack_padded_sequence, pad_packed_sequence
 from pyrometa.rewrites.recurrent_cells import CELLS
 
@@ -54,5 +55,6 @@ BATCHED: dict[Any, Callable[..., Any]] = {
     internals.pack_padded_sequence: pack_padded_sequence,
     internals.pad_packed_sequence: pad_packed_sequence,
     **CELLS,
+    **CONVOLUTIONS,
 }
 """By function of torch, as distributions, Pyro and programs call them, what is called in its place."""
