@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.program.program import Program
-from pyrometa.types import Data, TaskData
+from pyrometa.types import Data
 
 HaveRows: TypeAlias = tuple[bool, ...]
 """For each tensor of a set whether its first dimension is the set's rows."""
@@ -36,13 +36,13 @@ def count_rows(data: Data) -> int:
     return first.shape[0]
 
 
-def row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
+def row_plates(program: Program, tasks: Sequence[tuple[Data, Data]]) -> frozenset[str]:
     """Names of the plates whose size is the number of rows, in which rows can be masked.
 
     Raises:
         NotPaddableError: the rows do not differ, or there is no such plate.
     """
-    sets = sorted((data for task in tasks for data in (task.support, task.query)), key=count_rows)
+    sets = sorted((data for task in tasks for data in task), key=count_rows)
     fewest, most = sets[0], sets[-1]
     if count_rows(fewest) == count_rows(most):
         raise NotPaddableError("the tasks differ in more than their rows")
@@ -52,13 +52,13 @@ def row_plates(program: Program, tasks: Sequence[TaskData]) -> frozenset[str]:
     return plates
 
 
-def which_have_rows(tasks: Sequence[TaskData]) -> tuple[HaveRows, HaveRows]:
+def which_have_rows(tasks: Sequence[tuple[Data, Data]]) -> tuple[HaveRows, HaveRows]:
     """Which tensors of the support sets have rows, and which of the query sets.
 
     Raises:
         NotPaddableError: the sets differ in more than their rows.
     """
-    support, query = (_in_all([task.support for task in tasks]), _in_all([task.query for task in tasks]))
+    support, query = map(_in_all, zip(*tasks, strict=True))
     if len(support) == len(query):  # both are arguments of one program
         support = query = tuple(s and q for s, q in zip(support, query, strict=True))
     return support, query

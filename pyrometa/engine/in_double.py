@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.engine.problem import Problem
 from pyrometa.rewrites.promoted import promoted
-from pyrometa.types import Data, Params, StepNoise, TaskBatch, TaskData
+from pyrometa.types import Data, Params, StepNoise, TaskBatch
 
 
 def has_single(problem: Problem, tasks: TaskBatch) -> bool:
@@ -36,13 +36,8 @@ def promoted_batch(tasks: TaskBatch) -> TaskBatch:
         query=_data(tasks.query),
         support_noise=_steps(tasks.support_noise),
         query_noise=_draws(tasks.query_noise),
-        unpadded=tuple(map(_task, tasks.unpadded)),
+        unpadded=tuple(map(promoted_batch, tasks.unpadded)),
     )
-
-
-def _task(task: TaskData) -> TaskData:
-    noise = _steps(task.support_noise), _draws(task.query_noise)
-    return TaskData(task.index, _data(task.support), _data(task.query), *noise)
 
 
 def _parameters(values: Params) -> Params:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import gt
 
 import torch
 from torch import Tensor
@@ -16,8 +17,9 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.engine.data_rows import HaveRows, NotPaddableError, count_rows, row_plates, which_have_rows
 from pyrometa.explain.reasons import reason
+from pyrometa.noise.drawn_steps import DrawnSteps, as_drawn
 from pyrometa.program.program import Program
-from pyrometa.types import CountedRows, Data, StepNoise, TaskBatch, TaskData
+from pyrometa.types import CountedRows, Data, TaskBatch
 
 
 def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
@@ -33,28 +35,31 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     Raises:
         NotPaddableError: with the reason.
     """
-    tasks = [task for group in groups for task in group.tasks()]
-    plates = row_plates(program, tasks)
-    have_rows = which_have_rows(tasks)
-    by_size: dict[tuple[int, int], list[TaskData]] = {}
-    for task in tasks:
-        by_size.setdefault((_rounded(task.support), _rounded(task.query)), []).append(task)
+    firsts = [(group.support.first, group.query.first) for group in groups]
+    plates = row_plates(program, firsts)
+    have_rows = which_have_rows(firsts)
+    by_size: dict[tuple[int, int], list[TaskBatch]] = {}
+    for group in groups:
+        support, query = sizes_of(group)
+        by_size.setdefault((rounded(support), rounded(query)), []).append(group)
     return [
-        stacked(program, sorted(members, key=_sizes), sizes, plates, have_rows) for sizes, members in by_size.items()
+        stacked(program, sorted(members, key=sizes_of), sizes, plates, have_rows) for sizes, members in by_size.items()
     ]
 
 
-def _sizes(task: TaskData) -> tuple[int, int]:
-    return count_rows(task.support), count_rows(task.query)
+def sizes_of(group: TaskBatch) -> tuple[int, int]:
+    """How many rows the support and the query sets of tasks of one shape have."""
+    return count_rows(group.support.first), count_rows(group.query.first)
 
 
-def _rounded(data: Data) -> int:
-    return 1 << (count_rows(data) - 1).bit_length()
+def rounded(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 def stacked(
     program: Program,
-    tasks: Sequence[TaskData],
+    groups: Sequence[TaskBatch],
     sizes: tuple[int, int],
     plates: frozenset[str],
     have_rows: tuple[HaveRows, HaveRows],
@@ -64,7 +69,7 @@ def stacked(
 
     Args:
         program: whose tasks they are.
-        tasks: with at most so many rows.
+        groups: tasks of one shape each, with at most so many rows.
         sizes: rows of the support and of the query sets.
         plates: names of the plates of that size.
         have_rows: which tensors of the support and of the query sets have rows.
@@ -73,22 +78,23 @@ def stacked(
     Raises:
         NotPaddableError: with the reason.
     """
-    support = _stacked([task.support for task in tasks], sizes[0], plates, have_rows[0])
-    query = _stacked([task.query for task in tasks], sizes[1], plates, have_rows[1])
-    first_support, first_query = (replace(data[0], rows=None) for data in (support, query))
+    support = _stacked([group.support for group in groups], sizes[0], plates, have_rows[0])
+    query = _stacked([group.query for group in groups], sizes[1], plates, have_rows[1])
+    first_support, first_query = (replace(data.first, rows=None) for data in (support, query))
     try:
         support_draws = [draw.shape for draw in program.tape(first_support)]
         query_draws = [draw.shape for draw in program.tape(first_query, first_support)]
     except Exception as error:  # whatever the program raises is the reason
         raise NotPaddableError(f"on rows that are repeated the program fails, {reason(error)}") from error
-    steps = range(len(tasks[0].support_noise))
+    support_noise = [as_drawn(group.support_noise) for group in groups]
+    query_noise = [as_drawn([group.query_noise]) for group in groups]
     return TaskBatch(
-        tuple(task.index for task in tasks),
+        tuple(index for group in groups for index in group.index),
         support,
         query,
-        tuple(_noise([task.support_noise[k] for task in tasks], support_draws, missing_noise) for k in steps),
-        _noise([task.query_noise for task in tasks], query_draws, missing_noise),
-        tuple(tasks),
+        _noise(support_noise, support_draws, missing_noise),
+        _noise(query_noise, query_draws, missing_noise)[0],
+        tuple(groups),
     )
 
 
@@ -96,30 +102,41 @@ def _stacked(sets: Sequence[Data], size: int, plates: frozenset[str], have_rows:
     columns = []
     for column, has_rows in zip(zip(*(nest.tensors(data.args) for data in sets), strict=True), have_rows, strict=True):
         if has_rows:
-            columns.append(torch.stack([_repeated(tensor, size) for tensor in column]))
-        elif len({tensor.shape for tensor in column}) == 1:
-            columns.append(torch.stack(column))
+            columns.append(torch.cat([_repeated(tensor, size) for tensor in column]))
+        elif len({tensor.shape[1:] for tensor in column}) == 1:
+            columns.append(torch.cat(column))
         else:
             raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")
-    counts = torch.tensor([count_rows(data) for data in sets], device=columns[0].device)
+    rows = [(count_rows(data.first), len(nest.tensors(data.args)[0])) for data in sets]
+    counts = torch.tensor([count for count, tasks in rows for _ in range(tasks)], device=columns[0].device)
     return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, CountedRows(counts, plates, have_rows))
 
 
 def _repeated(tensor: Tensor, size: int) -> Tensor:
-    """A tensor with its last row repeated up to a size."""
-    return tensor[torch.arange(size, device=tensor.device).clamp(max=len(tensor) - 1)]
+    """A tensor of tasks with the last row of each repeated up to a size."""
+    rows = tensor.shape[1]
+    return tensor[:, torch.arange(size, device=tensor.device).clamp(max=rows - 1)] if rows < size else tensor
 
 
-def _noise(draws: Sequence[StepNoise], shapes: Sequence[tuple[int, ...]], missing: float) -> StepNoise:
+def _noise(groups: Sequence[DrawnSteps], shapes: Sequence[tuple[int, ...]], missing: float) -> DrawnSteps:
     """Each task's noise in the leading block of the padded shapes, and a number elsewhere."""
-    if any(len(task) != len(shapes) for task in draws):
+    first = groups[0]
+    if not len(first):
+        return first
+    if any(len(group.drawn) != len(shapes) for group in groups):
         raise NotPaddableError("the program makes other draws on more rows")
-    found = []
-    for column, shape in zip(zip(*draws, strict=True), shapes, strict=True):
-        block = column[0].new_full((len(column), *shape), missing)
-        for row, draw in zip(block, column, strict=True):
-            if draw.dim() != len(shape) or any(n > m for n, m in zip(draw.shape, shape, strict=True)):
-                raise NotPaddableError("the program makes other draws on more rows")
-            row[tuple(slice(n) for n in draw.shape)] = draw
-        found.append(block)
-    return tuple(found)
+    columns = zip(*(group.drawn for group in groups), strict=True)
+    drawn = [_filled(column, shape, missing) for column, shape in zip(columns, shapes, strict=True)]
+    return DrawnSteps(drawn, first.drawn_steps, first.repeats)
+
+
+def _filled(parts: Sequence[Tensor], shape: tuple[int, ...], missing: float) -> Tensor:
+    """Draws of shapes ``(tasks, steps, *draw)`` in the leading blocks of one, ``(all tasks, steps, *shape)``."""
+    if any(len(part.shape) != 2 + len(shape) or any(map(gt, part.shape[2:], shape)) for part in parts):
+        raise NotPaddableError("the program makes other draws on more rows")
+    if all(part.shape[2:] == shape for part in parts):
+        return torch.cat(list(parts))
+    block = parts[0].new_full((sum(map(len, parts)), parts[0].shape[1], *shape), missing)
+    for own, part in zip(block.split([len(part) for part in parts]), parts, strict=True):
+        own[(slice(None), slice(None), *map(slice, part.shape[2:]))] = part
+    return block

@@ -87,7 +87,7 @@ def trial_of_padding(
     reason = None
     for altered in (True, False):
         try:
-            other = refilled(problem.program, tasks, some.unpadded, altered=altered)
+            other = refilled(problem.program, tasks, some, altered=altered)
             return None if other is None else trial(problem, other, order, plan)
         except Exception as error:  # whatever the program raises is the reason
             check_interrupt(error)

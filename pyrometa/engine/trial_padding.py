@@ -27,13 +27,13 @@ _NOISE = 0.3  # of a normal and of a uniform
 _ALMOST = 0.01  # which a covariance that is diagonal in every row survives off its diagonal
 
 
-def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, altered: bool) -> TaskBatch | None:
+def refilled(program: Program, tasks: TaskBatch, some: TaskBatch, *, altered: bool) -> TaskBatch | None:
     """Padded tasks with fewer rows and other padding; None where tasks of these sizes are never padded.
 
     Args:
         program: what is to be tried.
         tasks: padded tasks.
-        some: those of them to make others from, unpadded.
+        some: those of them to make others from.
         altered: whether the rows that count are made from those of other tasks too, for data whose own are all alike.
 
     Raises:
@@ -46,8 +46,8 @@ def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, al
     fewest = _fewest(sizes[0]), _fewest(sizes[1])
     if fewest == sizes:
         return None
-    supports = _Rows.of([task.support for task in tasks.unpadded], support.padded)
-    queries = _Rows.of([task.query for task in tasks.unpadded], query.padded)
+    supports = _Rows.of([part.support for part in tasks.unpadded], support.padded)
+    queries = _Rows.of([part.query for part in tasks.unpadded], query.padded)
     cut = [
         _with_noise_of(
             program,
@@ -57,11 +57,18 @@ def refilled(program: Program, tasks: TaskBatch, some: Sequence[TaskData], *, al
                 query=queries.cut(task.query, fewest[1], altered=altered, showing_all=i == 0),
             ),
         )
-        for i, task in enumerate(some)
+        for i, task in enumerate(some.tasks())
     ]
     have_rows = support.padded, query.padded
-    batch = stacked(program, cut, sizes, support.plates, have_rows, missing_noise=_NOISE)
+    batch = stacked(program, list(map(_alone, cut)), sizes, support.plates, have_rows, missing_noise=_NOISE)
     return replace(batch, support=supports.in_padding(batch.support), query=queries.in_padding(batch.query))
+
+
+def _alone(task: TaskData) -> TaskBatch:
+    """A task as a batch of one."""
+    support, query = (data.on(iter([tensor[None] for tensor in data.tensors()])) for data in (task.support, task.query))
+    *noise, scored = (tuple(draw[None] for draw in draws) for draws in (*task.support_noise, task.query_noise))
+    return TaskBatch((task.index,), support, query, noise, scored)
 
 
 def _size(data: Data) -> int:
@@ -106,8 +113,11 @@ class _Rows:
     @classmethod
     def of(cls, sets: Sequence[Data], have_rows: HaveRows) -> _Rows:
         columns = list(zip(*(nest.tensors(data.args) for data in sets), strict=True))
-        known = [torch.cat(column) if has_rows else None for column, has_rows in zip(columns, have_rows, strict=True)]
-        return cls(sum(map(len, columns[0])), known, torch.Generator().manual_seed(_SEED))
+        known = [
+            torch.cat([tensor.flatten(0, 1) for tensor in column]) if has_rows else None
+            for column, has_rows in zip(columns, have_rows, strict=True)
+        ]
+        return cls(sum(len(column.flatten(0, 1)) for column in columns[0]), known, torch.Generator().manual_seed(_SEED))
 
     def cut(self, data: Data, size: int, *, altered: bool, showing_all: bool) -> Data:
         """A set's first rows; if ``altered``, as many chosen from all sets, perhaps first those that show what varies.

@@ -14,17 +14,17 @@ from pyrometa.types import StepNoise
 class DrawnSteps(Sequence[StepNoise]):
     """The noise of several evaluations: for each, one tensor a draw of shape ``(tasks, *draw.shape)``.
 
-    Args:
+    Attributes:
         drawn: one tensor a draw, of shape ``(tasks, steps, *draw.shape)``.
-        steps: how many evaluations were drawn for.
+        drawn_steps: how many evaluations were drawn for.
         repeats: how many times over these evaluations are meant.
     """
 
-    def __init__(self, drawn: Sequence[Tensor], steps: int, repeats: int = 1) -> None:
-        self._drawn, self._drawn_steps, self._repeats = tuple(drawn), steps, repeats
+    def __init__(self, drawn: Sequence[Tensor], drawn_steps: int, repeats: int = 1) -> None:
+        self.drawn, self.drawn_steps, self.repeats = tuple(drawn), drawn_steps, repeats
 
     def __len__(self) -> int:
-        return self._drawn_steps * self._repeats
+        return self.drawn_steps * self.repeats
 
     @overload
     def __getitem__(self, step: int) -> StepNoise: ...
@@ -36,19 +36,26 @@ class DrawnSteps(Sequence[StepNoise]):
             return tuple(self[k] for k in range(*step.indices(len(self))))
         if not -len(self) <= step < len(self):
             raise IndexError(f"evaluation {step} of {len(self)}")
-        return tuple([draw.select(1, step % self._drawn_steps) for draw in self._drawn])
+        return tuple([draw.select(1, step % self.drawn_steps) for draw in self.drawn])
 
     def repeated(self, times: int) -> DrawnSteps:
         """The same evaluations so many times over."""
-        return DrawnSteps(self._drawn, self._drawn_steps, self._repeats * times)
+        return DrawnSteps(self.drawn, self.drawn_steps, self.repeats * times)
 
     def packed(self) -> list[Tensor]:
         """The draws of each evaluation end to end, as :func:`packed` makes them of its own, all in one go."""
-        if not (len(self) and self._drawn):
+        if not (len(self) and self.drawn):
             return []
-        rows = [draw.reshape(*draw.shape[:2], -1).transpose(0, 1) for draw in self._drawn]
-        columns = [torch.cat([rows[i] for i in alike], 2).unbind(0) for alike in noise_and_seeds(self._drawn)]
-        return [part for step in zip(*columns, strict=True) for part in step] * self._repeats
+        rows = [draw.reshape(*draw.shape[:2], -1).transpose(0, 1) for draw in self.drawn]
+        columns = [torch.cat([rows[i] for i in alike], 2).unbind(0) for alike in noise_and_seeds(self.drawn)]
+        return [part for step in zip(*columns, strict=True) for part in step] * self.repeats
+
+
+def as_drawn(noise: Sequence[StepNoise]) -> DrawnSteps:
+    """The noise of several evaluations in that form, whatever form it has."""
+    if isinstance(noise, DrawnSteps):
+        return noise
+    return DrawnSteps([torch.stack(draws, 1) for draws in zip(*noise, strict=True)], len(noise))
 
 
 def packed(draws: StepNoise) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -110,7 +111,7 @@ class TaskBatch:
         query: what the adapted parameters are scored on.
         support_noise: for each inner step, one tensor a draw, shape ``(tasks, *draw)``.
         query_noise: one tensor a draw, shape ``(tasks, *draw)``.
-        unpadded: the tasks themselves, where they are padded to one shape.
+        unpadded: the tasks themselves in their order, those of one shape together, where they are padded to one shape.
     """
 
     index: tuple[int, ...]
@@ -118,7 +119,7 @@ class TaskBatch:
     query: Data
     support_noise: Sequence[StepNoise]
     query_noise: StepNoise
-    unpadded: tuple[TaskData, ...] = ()
+    unpadded: tuple[TaskBatch, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -133,13 +134,12 @@ class TaskBatch:
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """A slice of the tasks."""
         parts = (self.index[tasks], self.support[tasks], self.query[tasks])
-        return TaskBatch(*parts, *self._noise(tasks), self.unpadded[tasks])
+        return TaskBatch(*parts, *self._noise(tasks), self._of_unpadded(range(len(self))[tasks]))
 
     def chosen(self, rows: list[int]) -> TaskBatch:
         """The tasks at these positions of the batch, in this order."""
         parts = (tuple(self.index[row] for row in rows), self.support[rows], self.query[rows])
-        unpadded = tuple(self.unpadded[row] for row in rows) if self.unpadded else ()
-        return TaskBatch(*parts, *self._noise(rows), unpadded)
+        return TaskBatch(*parts, *self._noise(rows), self._of_unpadded(rows))
 
     def chunks(self, size: int | None) -> Iterator[TaskBatch]:
         """At most ``size`` tasks at a time; None for all at once."""
@@ -151,10 +151,22 @@ class TaskBatch:
     def tasks(self) -> Iterator[TaskData]:
         """The tasks, one by one."""
         if self.unpadded:
-            yield from self.unpadded
+            yield from (task for part in self.unpadded for task in part.tasks())
             return
         for row, index in enumerate(self.index):
             yield TaskData(index, self.support[row], self.query[row], *self._noise(row))
+
+    def _of_unpadded(self, rows: Sequence[int]) -> tuple[TaskBatch, ...]:
+        """The unpadded tasks at these positions, in this order."""
+        if not self.unpadded:
+            return ()
+        places = [(part, row) for part in self.unpadded for row in range(len(part))]
+        runs = groupby((places[row] for row in rows), key=lambda place: id(place[0]))
+        found = []
+        for _, run in runs:
+            parts, of_part = zip(*run, strict=True)
+            found.append(parts[0] if of_part == tuple(range(len(parts[0]))) else parts[0].chosen(list(of_part)))
+        return tuple(found)
 
     def _noise(self, tasks: int | slice | list[int]) -> tuple[tuple[StepNoise, ...], StepNoise]:
         """The support noise and the query noise of one task, or of some."""
