@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from pyrometa.learner.learner import Learner, check_grad_mode
 from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient
 from pyrometa.program import AdaptedGuide
+from pyrometa.program.adapted import NO_DATA
 from pyrometa.types import Data, TaskBatch
 
 
@@ -58,7 +60,8 @@ class Adapting:
         tasks = learner.tasks(supports, supports, steps, self.meta_gradient, self.noise)
         with naming_lines(learner.program):
             fast = self._runner.adapted(learner.problem(self.inner, steps), tasks)
-        return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, supports, strict=True)]
+        given = supports if learner.program.reads_support else repeat(NO_DATA, len(supports))
+        return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, given, strict=True)]
 
     @exclusive
     @torch.enable_grad()

@@ -77,7 +77,7 @@ def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
     if isinstance(given, list):
         if not given:
             raise ValueError(f"{name} is an empty list: give at least one task")
-        tasks = [one_task(f"{name}[{i}]", task, kwargs) for i, task in enumerate(given)]
+        tasks = _listed(name, given, _shared(kwargs))
         _check_alike(name, tasks)
         return GivenTasks(len(tasks), None, tasks)
     args = _arguments(name, given)
@@ -87,6 +87,23 @@ def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
         _check_values(label, arg, per_task=True)
         _check_rows(label, arg, arg.shape[1:])
     return GivenTasks(count, Data(args, _shared(kwargs)))
+
+
+def _listed(name: str, given: Sequence[OneTask], shared: Mapping[str, Any]) -> list[Data]:
+    """The tasks of a list, whose values are looked at one by one only if something is not finite in one of them."""
+    found: dict[Any, list[Tensor]] = {}
+    tasks = []
+    for i, task in enumerate(given):
+        args = _arguments(f"{name}[{i}]", task)
+        for label, arg in _labelled(f"{name}[{i}]", args):
+            _check_rows(label, arg, arg.shape)
+            found.setdefault((arg.dtype, arg.device), []).append(arg.detach().reshape(-1))
+        tasks.append(Data(args, shared))
+    if not all(_is_finite(torch.cat(values)) for values in found.values()):
+        for i, task in enumerate(tasks):
+            for label, arg in _labelled(f"{name}[{i}]", task.args):
+                _check_values(label, arg, per_task=False)
+    return tasks
 
 
 def by_shape(support: GivenTasks, query: GivenTasks) -> Iterator[tuple[tuple[int, ...], Data, Data]]:
@@ -228,8 +245,13 @@ def _check_rows(label: str, arg: Tensor, of_one: torch.Size) -> None:
         raise ValueError(f"{label} is empty: shape {tuple(arg.shape)} holds no data")
 
 
+def _is_finite(arg: Tensor) -> bool:
+    """Whether its sum is finite, and so each of its values; where it is not, that says nothing."""
+    return not (arg.is_floating_point() or arg.is_complex()) or cmath.isfinite(arg.sum().item())
+
+
 def _check_values(label: str, arg: Tensor, *, per_task: bool) -> None:
-    if not (arg.is_floating_point() or arg.is_complex()) or cmath.isfinite(arg.sum().item()):
+    if _is_finite(arg):
         return
     if torch.isfinite(arg).all():
         return

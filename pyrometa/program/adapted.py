@@ -128,7 +128,7 @@ class AdaptedGuide(_Adapted):
 
     def __init__(self, program: Program, values: TaskValues, support: Data) -> None:
         # a module with parameters weighs ten times what these values do: it is made when it is first used
-        vars(self).update(_program=program, _unmade=(values, support if program.reads_support else NO_DATA))
+        vars(self).update(_program=program, _unmade=(values, support))
 
     def __getattr__(self, name: str) -> Any:
         if "_unmade" in vars(self):

@@ -31,9 +31,10 @@ class Layout:
             alike.setdefault((value.dtype, value.device), []).append(name)
         return cls({name: value.shape for name, value in values.items()}, tuple(map(tuple, alike.values())))
 
-    def packed(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Values end to end, in memory of their own."""
-        return tuple(torch.cat([values[name].detach().flatten() for name in names]) for names in self.alike)
+    def packed(self, values: Mapping[str, Tensor], tasks: int) -> list[tuple[Tensor, ...]]:
+        """Values of shape ``(tasks, *value)`` end to end, those of each task in memory of their own."""
+        flats = [torch.cat([values[name].detach().reshape(tasks, -1) for name in names], 1) for names in self.alike]
+        return [tuple([flat[task].clone() for flat in flats]) for task in range(tasks)]
 
     def unpacked(self, flats: tuple[Tensor, ...]) -> Params:
         """Views of them by name."""
@@ -64,5 +65,4 @@ class TaskValues:
 def of_each_task(values: Mapping[str, Tensor], tasks: int) -> list[TaskValues]:
     """The values of each task, from tensors of shape ``(tasks, *value)``."""
     layout = Layout.of({name: value[0] for name, value in values.items()})
-    rows = ({name: value[task] for name, value in values.items()} for task in range(tasks))
-    return [TaskValues(layout, layout.packed(row)) for row in rows]
+    return [TaskValues(layout, flats) for flats in layout.packed(values, tasks)]
