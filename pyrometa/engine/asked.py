@@ -42,10 +42,19 @@ class Asked:
         problem, plan = self.problem, self.plan
         leaves = tuple((name, leaf.requires_grad) for name, leaf in problem.leaves.items())
         learned = tuple((name, value.shape, value.requires_grad) for name, value in problem.learned.items())
-        held = (plan.low_rank, plan.support_calls, plan.dense, Same(plan.descent))
-        shapes = (len(self.batch), self.batch.layout)
         slots = problem.steps if plan.grows else None
-        return self.function.order, Same(problem.rule), problem.adapted, held, leaves, learned, shapes, slots
+        fixed = (self.function.order, Same(problem.rule), problem.adapted, self.held)
+        return *fixed, leaves, learned, self.shapes, slots
+
+    @property
+    def held(self) -> Any:
+        """How parameters are held: of two plans that differ in how they came about it may be the same."""
+        return self.plan.low_rank, self.plan.support_calls, self.plan.dense, Same(self.plan.descent)
+
+    @property
+    def shapes(self) -> Any:
+        """The shapes of all tensors of the tasks, and what else of them is fixed."""
+        return len(self.batch), self.batch.layout, self.batch.counted is None
 
     def path_on(self, problem: Problem, batch: TaskBatch, *, in_slots: bool = False) -> BatchPath:
         """The path of other tensors, without a look at their values, so that it can be recorded."""

@@ -26,6 +26,10 @@ class Scores:
         scored = {step: path.score(point) for step, point in points if step in self.at}
         return torch.stack([scored[step] for step in self.at])
 
+    def of_first(self, made: Tensor, tasks: int) -> Tensor:
+        """The losses of the first tasks of a path."""
+        return made[:, :tasks]
+
 
 @dataclass(frozen=True)
 class FastWeights:
@@ -39,3 +43,7 @@ class FastWeights:
         for point in adapt(path, path.problem.steps):
             end = point
         return {name: value.detach() for name, value in path.fast_weights(end).items()}
+
+    def of_first(self, made: Params, tasks: int) -> Params:
+        """The fast weights of the first tasks of a path."""
+        return {name: value[:tasks] for name, value in made.items()}

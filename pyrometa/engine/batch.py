@@ -206,7 +206,7 @@ class BatchPath:
         return one_step(self, point, step, order, look)
 
     def score(self, point: BatchPoint) -> Tensor:
-        """The query objective of each task, shape ``(tasks,)``."""
+        """The query objective of each task, shape ``(tasks,)``; 0 of one that does not count."""
 
         def one(fast: Fast, noise: StepNoise, query: Data, support: Data) -> Tensor:
             layers = FactoredLayers(self._low_rank, fast.factors, None, nest.tensors(query.args), {})
@@ -216,15 +216,22 @@ class BatchPath:
             losses: Tensor = _each_task(
                 one, self._fast(point), list(self.batch.query_noise), self.batch.query, self.batch.support
             )
-        return losses
+        return losses if self.batch.counted is None else torch.where(self.batch.counted, losses, 0.0)
 
     def fast_weights(self, point: BatchPoint) -> Params:
-        """The fast weights, each of shape ``(tasks, *parameter)``, factors multiplied out."""
+        """The fast weights, each of shape ``(tasks, *parameter)``, factors multiplied out.
+
+        Those of a task that does not count are the leaves, as if it had not moved.
+        """
         fast = self._by_name(point.dense)
         for name, weight in self._low_rank.weights.items():
             update = sum(a.mT @ h for a, h in point.factors.get(name, ()))
             fast[name] = (weight + update).expand(len(self.batch), *weight.shape)
-        return {name: fast[name] for name in self.problem.adapted}
+        return {name: self._counted(fast[name], self.problem.leaves[name]) for name in self.problem.adapted}
+
+    def _counted(self, fast: Tensor, leaf: Tensor) -> Tensor:
+        counted = self.batch.counted
+        return fast if counted is None else torch.where(counted.view(-1, *(1,) * leaf.dim()), fast, leaf)
 
     def _evaluated(
         self, fast: Fast, noise: StepNoise, layers: FactoredLayers, data: Data, support: Data | None = None

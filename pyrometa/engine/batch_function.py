@@ -37,8 +37,8 @@ class BatchFunction(Asked):
         """All that is fixed in a recording, apart from the program's state."""
         problem = self.problem
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
-        fixed = (self.function, Same(problem.rule), Same(self.plan), problem.steps, problem.adapted)
-        return nest.Hashed((*fixed, names, len(self.batch), self.batch.layout))
+        fixed = (self.function, Same(problem.rule), self.held, problem.steps, problem.adapted)
+        return nest.Hashed((*fixed, names, *self.shapes))
 
     def state(self, known: Fingerprint | None) -> Fingerprint:
         """All that the program depends on besides tensors, and the objects among the tasks' data."""

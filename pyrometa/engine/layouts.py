@@ -34,6 +34,11 @@ def may_hide(tasks: TaskBatch) -> tuple[tuple[bool, bool], ...]:
     return tuple(_constant_and_zero(tensor) for part in parts for tensor in nest.tensors(part))
 
 
+def fewest(tasks: TaskBatch) -> tuple[int, ...]:
+    """Rows that may count in padded tasks."""
+    return tuple(data.rows.fewest for data in (tasks.support, tasks.query) if data.rows)
+
+
 def _constant_and_zero(tensor: Tensor) -> tuple[bool, bool]:
     values = tensor.flatten()
     parts = values[:_AHEAD], values[_AHEAD:]

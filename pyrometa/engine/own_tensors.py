@@ -1,4 +1,4 @@
-"""All tensors that a run on tasks reads besides noise: leaves, what the rule learns, and data."""
+"""All tensors that a run on tasks reads besides noise: leaves, what the rule learns, data, and which tasks count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pyrometa.types import Data, TaskBatch
 def own_tensors(problem: Problem, batch: TaskBatch) -> list[Tensor]:
     """The tensors, in the layout in memory that views are recorded for."""
     params = (*problem.leaves.values(), *problem.learned.values())
-    data = (*data_tensors(batch.support), *data_tensors(batch.query))
+    counted = () if batch.counted is None else (batch.counted,)
+    data = (*data_tensors(batch.support), *data_tensors(batch.query), *counted)
     return [value.contiguous() for value in (*params, *(value.detach() for value in data))]
 
 
@@ -23,7 +24,10 @@ def on_others(problem: Problem, batch: TaskBatch, given: Iterator[Tensor]) -> tu
     """The same on other :func:`own_tensors`."""
     leaves, learned = ({name: next(given) for name in values} for values in (problem.leaves, problem.learned))
     support, query = (_replaced(data, given) for data in (batch.support, batch.query))
-    return replace(problem, leaves=leaves, learned=learned), replace(batch, support=support, query=query)
+    counted = None if batch.counted is None else next(given)
+    return replace(problem, leaves=leaves, learned=learned), replace(
+        batch, support=support, query=query, counted=counted
+    )
 
 
 def data_tensors(data: Data) -> list[Tensor]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
-from pyrometa.engine.data_rows import HaveRows, NotPaddableError, count_rows, row_plates, which_have_rows
+from pyrometa.engine.data_rows import HaveRows, NotPaddableError, row_plates, which_have_rows
+from pyrometa.engine.sizes import fewest_of, rounded, sizes_of
 from pyrometa.explain.reasons import reason
 from pyrometa.noise.drawn_steps import DrawnSteps, as_drawn
 from pyrometa.program.program import Program
@@ -47,16 +48,6 @@ def padded(program: Program, groups: Sequence[TaskBatch]) -> list[TaskBatch]:
     ]
 
 
-def sizes_of(group: TaskBatch) -> tuple[int, int]:
-    """How many rows the support and the query sets of tasks of one shape have."""
-    return count_rows(group.support.first), count_rows(group.query.first)
-
-
-def rounded(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
-
-
 def stacked(
     program: Program,
     groups: Sequence[TaskBatch],
@@ -64,6 +55,7 @@ def stacked(
     plates: frozenset[str],
     have_rows: tuple[HaveRows, HaveRows],
     missing_noise: float = 0.0,
+    fewest: tuple[int, int] | None = None,
 ) -> TaskBatch:
     """Tasks padded to one size.
 
@@ -74,12 +66,17 @@ def stacked(
         plates: names of the plates of that size.
         have_rows: which tensors of the support and of the query sets have rows.
         missing_noise: what stands for the noise of rows that a task lacks.
+        fewest: rows that the sets of a task may have; None for the fewest that are rounded to the sizes.
 
     Raises:
         NotPaddableError: with the reason.
     """
-    support = _stacked([group.support for group in groups], sizes[0], plates, have_rows[0])
-    query = _stacked([group.query for group in groups], sizes[1], plates, have_rows[1])
+    fewest = fewest or (fewest_of(sizes[0]), fewest_of(sizes[1]))
+    roles = [group.support for group in groups], [group.query for group in groups]
+    support, query = (
+        _stacked(sets, size, CountedRows(_counts(sets), plates, padded, few))
+        for sets, size, padded, few in zip(roles, sizes, have_rows, fewest, strict=True)
+    )
     first_support, first_query = (replace(data.first, rows=None) for data in (support, query))
     try:
         support_draws = [draw.shape for draw in program.tape(first_support)]
@@ -98,18 +95,24 @@ def stacked(
     )
 
 
-def _stacked(sets: Sequence[Data], size: int, plates: frozenset[str], have_rows: HaveRows) -> Data:
+def _stacked(sets: Sequence[Data], size: int, rows: CountedRows) -> Data:
     columns = []
-    for column, has_rows in zip(zip(*(nest.tensors(data.args) for data in sets), strict=True), have_rows, strict=True):
+    for column, has_rows in zip(
+        zip(*(nest.tensors(data.args) for data in sets), strict=True), rows.padded, strict=True
+    ):
         if has_rows:
             columns.append(torch.cat([_repeated(tensor, size) for tensor in column]))
         elif len({tensor.shape[1:] for tensor in column}) == 1:
             columns.append(torch.cat(column))
         else:
             raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")
-    rows = [(count_rows(data.first), len(nest.tensors(data.args)[0])) for data in sets]
-    counts = torch.tensor([count for count, tasks in rows for _ in range(tasks)], device=columns[0].device)
-    return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, CountedRows(counts, plates, have_rows))
+    return Data(nest.replaced(sets[0].args, iter(columns)), sets[0].kwargs, rows)
+
+
+def _counts(sets: Sequence[Data]) -> Tensor:
+    """The rows of each task, shape ``(tasks,)``."""
+    firsts = [nest.tensors(data.args)[0] for data in sets]
+    return torch.tensor([rows.shape[1] for rows in firsts for _ in range(len(rows))], device=firsts[0].device)
 
 
 def _repeated(tensor: Tensor, size: int) -> Tensor:
@@ -138,5 +141,24 @@ def _filled(parts: Sequence[Tensor], shape: tuple[int, ...], missing: float) -> 
         return torch.cat(list(parts))
     block = parts[0].new_full((sum(map(len, parts)), parts[0].shape[1], *shape), missing)
     for own, part in zip(block.split([len(part) for part in parts]), parts, strict=True):
-        own[(slice(None), slice(None), *map(slice, part.shape[2:]))] = part
+        own[tuple(map(slice, (None, None, *part.shape[2:])))] = part
     return block
+
+
+def repeated(batch: TaskBatch, count: int) -> TaskBatch:
+    """So many tasks, of which those beyond the batch's own repeat them, noise and all, and do not count."""
+    own, first = len(batch), batch.support.tensors()[0]
+    counted = torch.arange(count, device=first.device) < own
+    if own == count:
+        return replace(batch, counted=counted)
+    rows = torch.arange(count, device=first.device) % own
+    steps = as_drawn(batch.support_noise)
+    return replace(
+        batch,
+        index=tuple(batch.index[i % own] for i in range(count)),
+        support=batch.support[rows],
+        query=batch.query[rows],
+        support_noise=DrawnSteps([draw[rows] for draw in steps.drawn], steps.drawn_steps, steps.repeats),
+        query_noise=tuple(draw[rows] for draw in batch.query_noise),
+        counted=counted,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -100,6 +100,17 @@ class PathFunction(Protocol):
 
     def __call__(self, path: ScoredPath) -> Any:
         """Tensors, in tuples, lists and dictionaries."""
+
+
+@runtime_checkable
+class CountingFunction(PathFunction, Protocol):
+    """A function to which a task adds nothing whose score is 0 and whose fast weights are the leaves.
+
+    So more tasks may be run than there are: those that only fill up repeat others, and do not count.
+    """
+
+    def of_first(self, made: Any, tasks: int) -> Any:
+        """What it makes of the first tasks alone, from what it made of all where the others do not count."""
 
 
 def cut(value: Tensor, order: GradientOrder) -> Tensor:

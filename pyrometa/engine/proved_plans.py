@@ -6,7 +6,7 @@ from typing import Any
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.fallback import fall_back
-from pyrometa.engine.layouts import may_hide, problem_modes
+from pyrometa.engine.layouts import fewest, may_hide, problem_modes
 from pyrometa.engine.options import Engine, is_recorded
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem
@@ -117,5 +117,5 @@ class ProvedPlans:
 
 def _key(problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Any:
     """What has to agree for one plan to serve."""
-    hidden = (may_hide(tasks), problem.program.zeros()) if tasks.unpadded else ()
+    hidden = (may_hide(tasks), fewest(tasks), problem.program.zeros()) if tasks.unpadded else ()
     return tasks.layout, hidden, problem_modes(problem), order

@@ -43,7 +43,7 @@ def refilled(program: Program, tasks: TaskBatch, some: TaskBatch, *, altered: bo
     if support is None or query is None:
         return None
     sizes = _size(tasks.support), _size(tasks.query)
-    fewest = _fewest(sizes[0]), _fewest(sizes[1])
+    fewest = support.fewest, query.fewest
     if fewest == sizes:
         return None
     supports = _Rows.of([part.support for part in tasks.unpadded], support.padded)
@@ -74,11 +74,6 @@ def _alone(task: TaskData) -> TaskBatch:
 def _size(data: Data) -> int:
     """How many rows each of some padded tasks has, those included that do not count."""
     return nest.tensors(data.args)[0].shape[1]
-
-
-def _fewest(size: int) -> int:
-    """The smallest number of rows that is padded to this size, which is a power of two."""
-    return size // 2 + 1 if size > 2 else size
 
 
 def _with_noise_of(program: Program, task: TaskData) -> TaskData:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, Rule, adapt
-from pyrometa.outer.gradients import gradients
+from pyrometa.outer.gradients import Made, gradients, of_first
 from pyrometa.types import Params
 
 
@@ -75,3 +75,7 @@ class Displacement:
         fast = path.fast_weights(end) if moved else {}
         back = {name: (problem.leaves[name] - fast[name]).detach().sum(0) for name in moved}
         return losses.detach(), {**gradients(losses.sum(), others), **back}
+
+    def of_first(self, made: Made, tasks: int) -> Made:
+        """What is made of a path of which only the first tasks count."""
+        return of_first(made, tasks)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from pyrometa.types import Params
+
+Made: TypeAlias = tuple[Tensor, Params]
+"""Query losses of some tasks, shape ``(tasks,)``, and the gradient of their sum by name."""
+
+
+def of_first(made: Made, tasks: int) -> Made:
+    """The losses of the first tasks, and the gradient, to which the others add nothing."""
+    losses, grads = made
+    return losses[:tasks], grads
 
 
 def gradients(loss: Tensor, leaves: Mapping[str, Tensor]) -> Params:

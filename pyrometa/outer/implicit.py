@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, Newton, ProximalSGD, Rule, Surface, TaskRows, adapt
-from pyrometa.outer.gradients import gradients
+from pyrometa.outer.gradients import Made, gradients, of_first
 from pyrometa.outer.solvers import conjugate_gradient, neumann, solved
 from pyrometa.types import Params
 
@@ -124,6 +124,10 @@ class Implicit:
             return losses.detach(), by_theta
         by_start = inner.fast.by_name(strength * solution, path.fast_weights(end))
         return losses.detach(), {**by_theta, **{name: grads.sum(0) for name, grads in by_start.items()}}
+
+    def of_first(self, made: Made, tasks: int) -> Made:
+        """What is made of a path of which only the first tasks count."""
+        return of_first(made, tasks)
 
     def _solved(self, rule: Rule, inner: Surface, right: Tensor) -> Tensor:
         """The inner loss's Hessian's inverse times some rows, shape ``(tasks, size)``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrometa.engine import ScoredPath
 from pyrometa.inner import GradientOrder, Rule, adapt
-from pyrometa.outer.gradients import gradients
+from pyrometa.outer.gradients import Made, gradients, of_first
 from pyrometa.types import Params
 
 
@@ -100,6 +100,10 @@ class Unrolled:
                 losses = path.score(point)
                 weighted.append(weights.get(step, 0.0) * losses.sum())
         return losses.detach(), gradients(torch.stack(weighted).sum(), path.problem.outer)
+
+    def of_first(self, made: Made, tasks: int) -> Made:
+        """What is made of a path of which only the first tasks count."""
+        return of_first(made, tasks)
 
 
 def _check_truncate(truncate: object, first_order: bool) -> None:

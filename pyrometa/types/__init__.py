@@ -37,11 +37,13 @@ class CountedRows:
         count: shape ``()``, or ``(tasks,)`` with a leading task dimension.
         plates: names of the plates whose size is the number of rows.
         padded: of each tensor of the arguments, whether it has so many rows.
+        fewest: how many may count in tasks that are padded to the same size.
     """
 
     count: Tensor
     plates: frozenset[str]
     padded: tuple[bool, ...]
+    fewest: int
 
     def mask(self, size: int) -> Tensor:
         """Which rows of one task's padded data count, boolean ``(size,)``."""
@@ -62,7 +64,7 @@ class Data:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     rows: CountedRows | None = None
 
-    def __getitem__(self, tasks: int | slice | list[int]) -> Data:
+    def __getitem__(self, tasks: int | slice | list[int] | Tensor) -> Data:
         """One task, some, or several in an order, of data whose tensors have a leading task dimension."""
         args = nest.mapped(lambda tensor: tensor[tasks], self.args)
         return Data(args, self.kwargs, self.rows and replace(self.rows, count=self.rows.count[tasks]))
@@ -112,6 +114,7 @@ class TaskBatch:
         support_noise: for each inner step, one tensor a draw, shape ``(tasks, *draw)``.
         query_noise: one tensor a draw, shape ``(tasks, *draw)``.
         unpadded: the tasks themselves in their order, those of one shape together, where they are padded to one shape.
+        counted: which tasks count, shape ``(tasks,)``, where others repeat them; None for all.
     """
 
     index: tuple[int, ...]
@@ -120,6 +123,7 @@ class TaskBatch:
     support_noise: Sequence[StepNoise]
     query_noise: StepNoise
     unpadded: tuple[TaskBatch, ...] = ()
+    counted: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
