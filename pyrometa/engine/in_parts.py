@@ -54,6 +54,11 @@ class InParts:
         self._shared, self._compiled = shared, compiled
         self._parts: dict[Place, PathPart] = {}
 
+    @property
+    def bytes(self) -> int:
+        """How much memory its parts hold, about."""
+        return sum(path_part.part.bytes for path_part in self._parts.values())
+
     def of(self, asked: Asked) -> Any:
         """What is asked, of other tensors than those that it was recorded on."""
         with torch.enable_grad():

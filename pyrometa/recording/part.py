@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pyrometa import generators
+from pyrometa.recording.held import held
 from pyrometa.recording.record import compiled_graph
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.split import Halves, split
@@ -44,6 +45,11 @@ class Part:
     products: tuple[int, ...]
     counts: tuple[int, int]
     seconds: tuple[float, float | None]
+
+    @property
+    def bytes(self) -> int:
+        """How much memory it holds, about."""
+        return held(self.counts[0], *(graph for graph in (self.forward, self.back) if graph))
 
     def __call__(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the function makes of tensors of the same shapes."""

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
+from pyrometa.recording.held import held
 from pyrometa.recording.recordable import Recordable
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.tracing import Traced, Tracing
@@ -36,6 +37,11 @@ class Recording:
     result: TreeSpec
     counts: tuple[int, int]
     seconds: tuple[float, float | None]
+
+    @property
+    def bytes(self) -> int:
+        """How much memory it holds, about."""
+        return held(self.counts[0], self.operations)
 
     def of(self, function: Recordable) -> Any:
         """What another function makes of its tensors that is the same but for these."""

@@ -13,6 +13,10 @@ from pyrometa.recording.fingerprint import Fingerprint
 class Replayable(Protocol):
     """A recording of a function."""
 
+    @property
+    def bytes(self) -> int:
+        """How much memory it holds, about; one that is made as it is replayed may come to hold more."""
+
     def of(self, function: Any) -> Any:
         """What a function makes of its tensors that is the recorded one but for these."""
 

@@ -15,7 +15,7 @@ from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.record import record
 from pyrometa.recording.recordable import Recordable, Replayable
-from pyrometa.types.latest import Latest
+from pyrometa.types.latest import Latest, LatestBytes
 
 _PATIENCE = 20
 """Runs without a change after which recording, which takes about a hundred of them, is worth while."""
@@ -23,8 +23,8 @@ _PATIENCE = 20
 _UNUSED = 3
 """Recordings in a row of which none was replayed, after which there is no point in another."""
 
-_KEPT = 8
-"""How many recordings are kept: enough for a few shapes, training and evaluation, meta-steps and scores."""
+_KEPT = 256 * 2**20
+"""Bytes that recordings may hold together: about a hundred of a thousand operations each."""
 
 
 _WATCHED = 512
@@ -44,7 +44,7 @@ class Recordings:
     """
 
     def __init__(self, *, eager: bool, compiled: bool) -> None:
-        self.kept: Latest[tuple[Hashable, Fingerprint], Replayable] = Latest(_KEPT)
+        self.kept: LatestBytes[tuple[Hashable, Fingerprint], Replayable] = LatestBytes(_KEPT)
         self._eager, self._compiled = eager, compiled
         self._parts: dict[Fingerprint, WeakValueDictionary[Any, Any]] = {}
         self._last_state: Fingerprint | None = None

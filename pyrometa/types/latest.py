@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+
+class Weighed(Protocol):
+    """Something of which it is known how much memory it holds."""
+
+    @property
+    def bytes(self) -> int:
+        """How much."""
+
+
+Heavy = TypeVar("Heavy", bound=Weighed)
 
 
 class Latest(OrderedDict[Key, Value]):
@@ -37,8 +48,18 @@ class Latest(OrderedDict[Key, Value]):
     def __setitem__(self, key: Key, value: Value) -> None:
         super().__setitem__(key, value)
         self.move_to_end(key)
-        if len(self) > self._most:
+        while self._is_too_much():
             del self[next(iter(self))]
 
+    def _is_too_much(self) -> bool:
+        return len(self) > self._most
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Latest, (self._most,), None, None, iter([*self.items()])
+        return type(self), (self._most,), None, None, iter([*self.items()])
+
+
+class LatestBytes(Latest[Key, Heavy]):
+    """As :class:`Latest`, but that it holds so many bytes at most, or a single entry that holds more."""
+
+    def _is_too_much(self) -> bool:
+        return len(self) > 1 and sum(value.bytes for value in self.values()) > self._most
