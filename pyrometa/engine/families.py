@@ -47,13 +47,12 @@ class Family:
 
     Attributes:
         pads: whether they can be padded.
-        records: whether what is computed of them can be recorded.
         recorded: what they were padded to in recordings.
     """
 
     def __init__(self) -> None:
-        self.pads = self.records = True
-        self.recorded: list[Shape] = []
+        self.pads = True
+        self.recorded: dict[Shape, None] = {}
         self._examples: dict[tuple[int, int], tuple[Data, Data]] = {}
         self._largest = Shape(1, 1, 1)
         self._fewest: tuple[int, int] | None = None

@@ -17,18 +17,17 @@ from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.batch_function import BatchFunction
 from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.fallback import fall_back
-from pyrometa.engine.families import Families, Family
+from pyrometa.engine.family_runs import FamilyRuns, proved_padding
 from pyrometa.engine.loop import TaskPath, one_by_one
-from pyrometa.engine.options import Engine, is_recorded
-from pyrometa.engine.padding import padded, repeated
+from pyrometa.engine.options import Engine
+from pyrometa.engine.padding import padded
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.posterior_draws import PosteriorDraws, Values
-from pyrometa.engine.problem import CountingFunction, PathFunction, Problem
+from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.engine.proved_plans import ProvedPlans
 from pyrometa.engine.set_apart import FastWeightsApart, one_by_one_apart, plan_of_good
-from pyrometa.engine.sizes import Shape
 from pyrometa.engine.trial import UnprovedError
-from pyrometa.errors import NonFiniteError, UnsupportedProgramError
+from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.program.end_to_end_values import TaskValues, of_each_task
@@ -47,9 +46,9 @@ class Runner:
         self._options = options
         self._plans = ProvedPlans(options)
         self._pads = True
-        self._families = Families(options)
         self._posterior: PosteriorDraws | None = None
         self._recordings = Recordings(eager=options.record != "auto", compiled=options.compile)
+        self._families = FamilyRuns(options, self._plans, self._replayed)
 
     def run(
         self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction
@@ -64,7 +63,7 @@ class Runner:
         Yields:
             The positions of some tasks in the meta-batch, and the function of them.
         """
-        of_family, records = self._of_family(problem, groups, function)
+        of_family, records = self._families.run(problem, groups, function)
         if of_family is not None:
             yield from of_family
             return
@@ -147,59 +146,8 @@ class Runner:
         batches = padded(problem.program, groups)
         for batch in batches:
             if len(batch) > 1:
-                self._proved(problem, batch, order)
+                proved_padding(self._plans, problem, batch, order)
         return batches
-
-    def _of_family(
-        self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction
-    ) -> tuple[Sequence[tuple[tuple[int, ...], Any]] | None, bool]:
-        """What a recording for changing sizes gives, or None; and whether one of a single shape may be used."""
-        if not is_recorded(self._options):
-            return None, False
-        family = self._families.family(problem, groups, function)
-        if not (self._pads and family.pads and family.records):
-            return None, family.records
-        try:
-            padded = self._families.padded(problem, groups, function, family)
-            return (None, True) if padded is None else (self._replayed_in(problem, function, family, *padded), False)
-        except UnprovedError:
-            return None, True
-        except UnsupportedProgramError as error:
-            check_interrupt(error)
-            family.pads = False
-            return None, True
-
-    def _replayed_in(
-        self, problem: Problem, function: PathFunction, family: Family, batch: TaskBatch, shape: Shape
-    ) -> Sequence[tuple[tuple[int, ...], Any]] | None:
-        """What replays of tasks of a shape give, as many at a time as there are in it; None without a recording."""
-        found: list[tuple[tuple[int, ...], Any]] = []
-        for part in batch.chunks(shape.tasks):
-            plan = self._proved(problem, part, function.order)
-            counting = isinstance(function, CountingFunction)
-            run = BatchFunction(problem, repeated(part, shape.tasks) if counting else part, function, plan)
-            result = self._replayed(run)
-            if result is None:
-                family.records = not self._recordings.refuses(run)
-                return None
-            found.append(
-                (part.index, function.of_first(result, len(part)) if isinstance(function, CountingFunction) else result)
-            )
-        if shape not in family.recorded:
-            family.recorded.append(shape)
-        return found
-
-    def _proved(self, problem: Problem, batch: TaskBatch, order: GradientOrder) -> Plan:
-        """The plan for padded tasks.
-
-        Raises:
-            NotPaddableError: there is none.
-            UnprovedError: these tasks prove nothing.
-        """
-        plan = self._plans.proved(problem, batch, order, warn=False)
-        if plan is None:
-            raise NotPaddableError("rows that do not count change the loss, or vmap refuses it")
-        return plan
 
     def _together(
         self, problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan, *, records: bool

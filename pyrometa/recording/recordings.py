@@ -70,10 +70,6 @@ class Recordings:
             self._refused[key] = None
             return None
 
-    def refuses(self, function: Recordable) -> bool:
-        """Whether the function can't be recorded, as was seen when it was tried."""
-        return function.key in self._refused
-
     def _found_or_made(self, key: Hashable, function: Recordable) -> Replayable | None:
         state = self._last_state = function.state(self._last_state)
         if (key, state) in self.kept:
