@@ -82,6 +82,7 @@ bench: setup
 	$(RUN) python -m benchmarks.noise_points --json bench/noise_points.json
 	$(RUN) python -m benchmarks.inner_rules --json bench/inner_rules.json
 	$(RUN) python -m benchmarks.newton_step --json bench/newton_step.json
+	$(RUN) python -m benchmarks.changing_shapes --json bench/changing_shapes.json
 	$(RUN) python -m benchmarks.processes --json bench/processes.json
 
 # Half an hour; both engines side by side, a process each.

@@ -107,10 +107,11 @@ class Family:
     def _work_of(self, program: Program, shape: Shape) -> float:
         """The work of a task with so many rows."""
         if shape.sizes not in self._work:
-            self._work[shape.sizes] = work(program, *self._sets_of(program, shape))
+            with left_alone(program):
+                self._work[shape.sizes] = work(program, *self._sets_of(shape))
         return self._work[shape.sizes]
 
-    def _sets_of(self, program: Program, shape: Shape) -> Sequence[Data]:
+    def _sets_of(self, shape: Shape) -> Sequence[Data]:
         """A support and a query set with so many rows."""
         sets = list(self._examples.values())
         have_rows = which_have_rows(sets)
@@ -170,8 +171,7 @@ class Families:
         runs = family.see(groups, wanted)
         if not (runs if self._options.record != "auto" else runs > _SETTLED) or wanted.tasks > self._most_tasks:
             return None
-        with left_alone(problem.program):
-            shape = family.shape(problem.program, wanted, any_count=any_count)
+        shape = family.shape(problem.program, wanted, any_count=any_count)
         if shape is None:
             return None
         shape = replace(shape, tasks=min(shape.tasks, self._most_tasks))
