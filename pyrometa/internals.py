@@ -5,6 +5,9 @@ names; private attributes of objects are read where they are needed. :data:`RELI
 ``tests/test_internals.py`` tries each row: what moved is told by name, with the files that use it.
 """
 
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -38,6 +41,7 @@ __all__ = [
     "DIM_ALLOCATOR",
     "PYRO_STACK",
     "RELIED_ON",
+    "STANDALONE_COMPILE",
     "InverseTransform",
     "NormBase",
     "OpOverload",
@@ -58,6 +62,7 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "is_of_all",
     "is_recorded",
+    "loaded_artifact",
     "maybe_get_bdim",
     "pack_padded_sequence",
     "pad_packed_sequence",
@@ -99,6 +104,27 @@ def is_recorded() -> bool:
     return any(getattr(mode, "records", False) for mode in dispatch_modes())
 
 
+STANDALONE_COMPILE = ("torch._inductor", "standalone_compile")
+"""Where the function is that compiles a graph to a file."""
+
+
+def loaded_artifact(path: str) -> Callable[..., Sequence[Tensor]]:
+    """What was compiled to a file; torch takes a second to import what loads it, and would tell of a missing GPU."""
+    with _only_errors("torch.utils.cpp_extension"):
+        return torch._inductor.CompiledArtifact.load(path=path)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class Private(NamedTuple):
     """A private name.
 
@@ -123,6 +149,7 @@ _FUNCTIONS = (
     Private("pyro.poutine.runtime", "_PYRO_STACK", "1.9.2", "handlers in force"),
     Private("torch", "_foreach_add_", "2.15.0", "sums over tasks of many small gradients"),
     Private("torch", "_foreach_div_", "2.15.0", "means over tasks of many small gradients"),
+    Private("torch", "_inductor", "2.15.0", "compiling graphs to files"),
     Private("torch", "_is_all_true", "2.15.0", "what distributions validate by"),
     Private("torch", "_pack_padded_sequence", "2.15.0", "rewritten for vmap"),
     Private("torch", "_pad_packed_sequence", "2.15.0", "rewritten for vmap"),

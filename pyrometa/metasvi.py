@@ -10,7 +10,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 
 from pyrometa.atomic.exclusive import exclusive
-from pyrometa.engine import Engine, Problem, Runners
+from pyrometa.engine import Engine, EngineReport, Problem, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_meta_gradient
@@ -235,6 +235,15 @@ class MetaSVI(Adapting, Saved):
     def recordings(self) -> list[str]:
         """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
         return self._runners.recordings()
+
+    @exclusive
+    def engine_report(self) -> EngineReport:
+        """What runs how: as it is, recorded or compiled, how often, since when, and what that has gained.
+
+        Returns:
+            One entry for each function and shape of tasks, with text of a few lines.
+        """
+        return self._runners.report()
 
     @exclusive
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:

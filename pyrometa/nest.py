@@ -36,6 +36,11 @@ class Hashed:
     def __init__(self, value: Any) -> None:
         self._value, self._hash = value, hash(value)
 
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return self._value
+
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Hashed) and self._value == other._value)
 

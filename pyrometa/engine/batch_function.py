@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from pyrometa.inner import GradientOrder
 from pyrometa.nest import Same
 from pyrometa.noise.drawn_steps import packed, packed_steps
 from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.recording.labels import digest, plain
 from pyrometa.types import TaskBatch
 
 _FEW = 5
@@ -32,13 +34,26 @@ _FEW_THAT_GROW = 20
 class BatchFunction(Asked):
     """A function of tasks side by side, as a function of tensors that can be recorded."""
 
-    @property
-    def key(self) -> Any:
+    @cached_property
+    def key(self) -> nest.Hashed:
         """All that is fixed in a recording, apart from the program's state."""
         problem = self.problem
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
         fixed = (self.function, Same(problem.rule), self.held, problem.steps, problem.adapted)
         return nest.Hashed((*fixed, names, *self.shapes))
+
+    @property
+    def label(self) -> str:
+        """A digest of the key that is the same in every process; rule and plan count by their class alone."""
+        return digest(plain(self.key))
+
+    @property
+    def title(self) -> str:
+        """What is computed, of how many tasks of which shape."""
+        shapes = ", ".join(str(tuple(value.shape[1:])) for value in nest.tensors(self.batch.support.args))
+        tasks = f"{len(self.batch)} tasks" if len(self.batch) > 1 else "1 task"
+        name, steps = type(self.function).__name__, self.problem.steps
+        return f"{name} of {tasks} of {shapes or 'no tensors'}, {steps} inner steps"
 
     def state(self, known: Fingerprint | None) -> Fingerprint:
         """All that the program depends on besides tensors, and the objects among the tasks' data."""

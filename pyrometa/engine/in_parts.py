@@ -6,8 +6,8 @@ point, and of its vector-Jacobian product, serves for all of them: it is replaye
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from pyrometa.inner.adaptation import Look
 from pyrometa.noise.drawn_steps import packed
 from pyrometa.recording.part import Part
 from pyrometa.recording.record import told
+from pyrometa.recording.recordable import Graph
 from pyrometa.types import Params
 
 _MOST = 3
@@ -40,6 +41,11 @@ class PathPart:
 
     part: Part
     form: Form | None
+
+    def mapped(self, form: Callable[[Graph], Graph]) -> PathPart:
+        """The same with another form of its graphs."""
+        forward, back = self.part.forward, self.part.back
+        return replace(self, part=replace(self.part, forward=form(forward), back=back and form(back)))
 
 
 class InParts:
@@ -63,6 +69,17 @@ class InParts:
         """What is asked, of other tensors than those that it was recorded on."""
         with torch.enable_grad():
             return asked.function(cast(Any, ReplayedPath(asked, self)))
+
+    def mapped(self, form: Callable[[Graph], Graph]) -> InParts:
+        """The same recording with another form of each graph."""
+        made = InParts({}, compiled=self._compiled)
+        made._parts = {place: part.mapped(form) for place, part in self._parts.items()}
+        return made
+
+    @property
+    def size(self) -> int:
+        """How many operations there are."""
+        return sum(path_part.part.counts[0] for path_part in self._parts.values())
 
     def part(self, asked: Asked, place: Place, tensors: Sequence[Tensor]) -> PathPart:
         """The part that does what is to be done at a place, recorded now if it is new."""

@@ -25,12 +25,15 @@ class Engine:
         low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
             exact, False nowhere.
         chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
-        record: True writes the tensor operations of a meta-step down on first sight of a shape, which takes seconds,
-            and replays them from then on without Python; it is for small programs, where Python is what takes the time.
-            A recording is replayed only while the program is what it was: its parameters, data and noise may
-            change, but a change of a module's mode or attribute, of a closure or a global makes a new one. ``"auto"``
-            records what has run unchanged for a while, and where it can.
-        compile: record, and compile the recording by inductor, which takes minutes and a C++ compiler.
+        record: whether the tensor operations of a meta-step, an evaluation or an adaptation are written down, and
+            replayed without Python, which is several times faster where the program is small. ``"auto"`` records what
+            has run unchanged for a while, where it can, True on first sight of a shape, which takes seconds, False
+            never. A recording is replayed only while the program is what it was: its parameters, data and noise may
+            change, but a change of a module's mode or attribute, of a closure or a global makes a new one.
+        compile: whether a recording is compiled by inductor, which wants a C++ compiler. ``"auto"`` compiles in the
+            background what has been replayed some thousand times, on the CPU and where that can be done; True
+            records and compiles on first sight, which takes tens of seconds at first, and few where inductor's cache
+            on disk has it from an earlier process; False never. Each option means the same whatever the other is.
 
     Raises:
         ValueError: an option out of range.
@@ -43,26 +46,35 @@ class Engine:
     vectorize: bool | Literal["auto"] = "auto"
     low_rank: bool | Literal["auto"] = "auto"
     chunk_size: int | None = None
-    record: bool | Literal["auto"] = False
-    compile: bool = False
+    record: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("vectorize", self.vectorize), ("low_rank", self.low_rank), ("record", self.record)):
-            if value not in (True, False, "auto"):
+        for name, value in self._choices().items():
+            if value is not True and value is not False and value != "auto":
                 raise ValueError(f"{name} must be True, False or 'auto', got {value!r}")
         if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
             raise ValueError(f"chunk_size must be a positive number of tasks or None, got {self.chunk_size!r}")
-        if not isinstance(self.compile, bool):
-            raise ValueError(f"compile must be True or False, got {self.compile!r}")
-        if is_recorded(self) and self.vectorize is False:
+        if self.compile is True and self.record is False:
+            raise ValueError("compile=True compiles a recording: drop record=False")
+        if is_recorded_now(self) and self.vectorize is False:
             raise ValueError("tasks that are run one by one can't be recorded: drop vectorize=False, or record")
+
+    def _choices(self) -> dict[str, bool | Literal["auto"]]:
+        names = ("vectorize", "low_rank", "record", "compile")
+        return {name: getattr(self, name) for name in names}
 
 
 def is_recorded(options: Engine) -> bool:
     """Whether what is run may be recorded."""
-    return bool(options.record or options.compile)
+    return options.record is not False and options.vectorize is not False
+
+
+def is_recorded_now(options: Engine) -> bool:
+    """Whether what is run is recorded on first sight."""
+    return options.record is True or options.compile is True
 
 
 def must_be_vectorized(options: Engine) -> bool:
     """Whether a program that can't be run for many tasks at once is refused, rather than run another way."""
-    return options.vectorize is True or options.record is True or options.compile
+    return options.vectorize is True or is_recorded_now(options)

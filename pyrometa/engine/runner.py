@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,18 +20,20 @@ from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.fallback import fall_back
 from pyrometa.engine.family_runs import FamilyRuns, proved_padding
 from pyrometa.engine.loop import TaskPath, one_by_one
-from pyrometa.engine.options import Engine
+from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.padding import padded
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.posterior_draws import PosteriorDraws, Values
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.engine.proved_plans import ProvedPlans
+from pyrometa.engine.report import EngineReport, report
 from pyrometa.engine.set_apart import FastWeightsApart, one_by_one_apart, plan_of_good
 from pyrometa.engine.trial import UnprovedError
 from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.program.end_to_end_values import TaskValues, of_each_task
+from pyrometa.recording.accounts import Account, Counts
 from pyrometa.recording.recordings import Recordings
 from pyrometa.types import Params, TaskBatch
 
@@ -47,7 +50,7 @@ class Runner:
         self._plans = ProvedPlans(options)
         self._pads = True
         self._posterior: PosteriorDraws | None = None
-        self._recordings = Recordings(eager=options.record != "auto", compiled=options.compile)
+        self._recordings = Recordings(eager=is_recorded_now(options), compiled=options.compile)
         self._families = FamilyRuns(options, self._plans, self._replayed)
 
     def run(
@@ -127,6 +130,15 @@ class Runner:
         """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
         return [str(recording) for recording in self._recordings.kept.values()]
 
+    @property
+    def counts(self) -> Counts:
+        """How often what was run."""
+        return self._recordings.counts
+
+    def accounts(self) -> list[Account]:
+        """What there is to say of the runs."""
+        return list(self._recordings.accounts.values())
+
     def _batches(self, problem: Problem, groups: Sequence[TaskBatch], order: GradientOrder) -> Sequence[TaskBatch]:
         """Tasks of different sizes padded to a few shapes, where that can be done; else size by size."""
         if len(groups) <= 1 or self._options.vectorize is False or not self._pads:
@@ -154,8 +166,7 @@ class Runner:
     ) -> Any:
         """The function of tasks of one shape at once; None where they have to be run one by one."""
         try:
-            result = self._replayed(BatchFunction(problem, batch, function, plan)) if records else None
-            return _attempted(problem, batch, function, plan) if result is None else result
+            return self._replayed_or_run(problem, batch, function, plan, records=records)
         except NonFiniteError as error:
             task = next(t for t in batch.tasks() if t.index == error.task)
             function(TaskPath(problem, task, function.order, function.unrolled_steps))  # raises, and says more
@@ -164,12 +175,27 @@ class Runner:
             pass  # the program is not what it was when the plan was proved
         return self._by_another_plan(problem, batch, function)
 
+    def _replayed_or_run(
+        self, problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan, *, records: bool
+    ) -> Any:
+        if not records:
+            return _attempted(problem, batch, function, plan)
+        run = BatchFunction(problem, batch, function, plan)
+        result = self._replayed(run)
+        if result is None:
+            started = time.perf_counter()
+            result = _attempted(problem, batch, function, plan)
+            self._recordings.ran(run, None, time.perf_counter() - started)
+        return result
+
     def _replayed(self, run: BatchFunction) -> Any:
         """What a recording gives; None without one, or where a task diverges, which a run can name."""
         recording = self._recordings.recording(run)
         if recording is None:
             return None
+        started = time.perf_counter()
         result = recording.of(run)
+        self._recordings.ran(run, recording, time.perf_counter() - started)
         return result if all_finite(nest.tensors(result)) else None
 
     def _by_another_plan(self, problem: Problem, batch: TaskBatch, function: PathFunction) -> Any:
@@ -191,23 +217,44 @@ class Runner:
 
 
 class Runners:
-    """The runners of a MetaSVI, one for each engine that it was set to. A pickle or a copy starts without any."""
+    """The runners of a MetaSVI, one for each engine that it was set to. A pickle or a copy starts with counts only.
 
-    def __init__(self) -> None:
+    Args:
+        counts: how often what was run so far, by the engine's options.
+    """
+
+    def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
         self._made: dict[Engine, Runner] = {}
+        self._counts: Mapping[str, Mapping[str, int]] = counts or {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Runners, ()
+        return Runners, (self.state_dict(),)
 
     def by(self, options: Engine) -> Runner:
         """The runner by these options, with what it has learned so far."""
         if options not in self._made:
-            self._made[options] = Runner(options)
+            runner = self._made[options] = Runner(options)
+            runner.counts.load_state_dict(self._counts.get(repr(options), {}))
         return self._made[options]
 
     def recordings(self) -> list[str]:
         """One line for each recording."""
         return [line for runner in self._made.values() for line in runner.recordings()]
+
+    def report(self) -> EngineReport:
+        """What runs how."""
+        return report(account for runner in self._made.values() for account in runner.accounts())
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """How often what was run so far, by the engine's options and labels that are the same in every process."""
+        made = {repr(options): runner.counts.state_dict() for options, runner in self._made.items()}
+        return {options: dict(counts) for options, counts in {**self._counts, **made}.items() if counts}
+
+    def load_state_dict(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        """Go on from other counts."""
+        self._counts = counts
+        for options, runner in self._made.items():
+            runner.counts.load_state_dict(counts.get(repr(options), {}))
 
 
 def _attempted(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyrometa.atomic.exclusive import exclusive
+from pyrometa.engine import Runners
 from pyrometa.learner.beginning import Beginning
 from pyrometa.learner.learner import Checkpoint, Learner
 from pyrometa.saving import META, read, write
@@ -16,6 +17,7 @@ class Saved:
     """What has a state that is written and read."""
 
     _state: Beginning | Learner
+    _runners: Runners
 
     @exclusive
     def state_dict(self) -> dict[str, Any]:
@@ -23,14 +25,23 @@ class Saved:
         return self._state.known().state_dict()
 
     @exclusive
+    def checkpoint(self) -> dict[str, Any]:
+        """What :meth:`save` writes: the state, and how often what was run, which decides when it is run another way.
+
+        :meth:`load_state_dict` takes it as well.
+        """
+        return {**self._state.known().state_dict(), "runs": self._runners.state_dict()}
+
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from :meth:`state_dict`; the leaves keep their identity.
+        """Take over a state from :meth:`state_dict` or :meth:`checkpoint`; the leaves keep their identity.
 
         Raises:
             NotInitializedError: before first data; call :meth:`init`.
             ValueError: names, shapes, dtypes, constraints or the optimiser's class differ; nothing was changed.
         """
         self._state.known().load_state_dict(state)
+        self._go_on_from(state)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that :meth:`load` needs to go on from here with the same bits, but for random generators' states.
@@ -65,7 +76,7 @@ class Saved:
             >>> dict(fresh.named_parameters())["guide.mean"] == dict(meta.named_parameters())["guide.mean"]
             tensor(True)
         """
-        write(path, self.state_dict(), kind=META)
+        write(path, self.checkpoint(), kind=META)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what :meth:`save` wrote; the leaves keep their identity.
@@ -90,3 +101,8 @@ class Saved:
     @exclusive
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self._state = self._state.after(checkpoint)
+        self._go_on_from(checkpoint.state)
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        if "runs" in state:  # not in a file of an earlier version
+            self._runners.load_state_dict(state["runs"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from operator import is_
 from typing import Any
 
@@ -17,8 +18,11 @@ import torch
 from torch import Tensor
 
 from pyrometa.internals import PYRO_STACK
+from pyrometa.recording.labels import digest
 from pyrometa.recording.unchanged import Unchanged
 from pyrometa.recording.walk import Walk
+
+_SWITCHES = (bool, int, float, str, type(None))
 
 
 class Fingerprint:
@@ -44,6 +48,11 @@ class Fingerprint:
         self._state = {**self._settings, **walk.state}
         self._unchanged, self._copies, self._held = Unchanged(walk.parts), walk.copies, walk.held
         self._hash = hash(tuple(self._state.items()))
+
+    @cached_property
+    def label(self) -> str:
+        """A digest of the numbers, words and switches in the state, which is the same in every process."""
+        return digest({path: told[1] for path, told in self._state.items() if _is_switch(told)})
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Fingerprint) and self._state == other._state)
@@ -72,6 +81,10 @@ class Fingerprint:
         paths = [*self._state, *(path for path in other._state if path not in self._state)]
         absent = object()
         return next((p for p in paths if self._state.get(p, absent) != other._state.get(p, absent)), None)
+
+
+def _is_switch(told: Any) -> bool:
+    return type(told) is tuple and len(told) == 2 and told[0] in _SWITCHES and type(told[1]) is told[0]
 
 
 def _roots(programs: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
 from pyrometa.recording.held import held
-from pyrometa.recording.recordable import Recordable
+from pyrometa.recording.recordable import Graph, Recordable
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.tracing import Traced, Tracing
 
@@ -46,6 +46,15 @@ class Recording:
     def of(self, function: Recordable) -> Any:
         """What another function makes of its tensors that is the same but for these."""
         return self.replay(function.tensors())
+
+    def mapped(self, form: Callable[[Graph], Graph]) -> Recording:
+        """The same recording with another form of its operations."""
+        return replace(self, operations=form(self.operations))
+
+    @property
+    def size(self) -> int:
+        """How many operations there are."""
+        return self.counts[0]
 
     def replay(self, tensors: Sequence[Tensor]) -> Any:
         """What the function makes of tensors of the same shapes."""

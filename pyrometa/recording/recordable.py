@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from pyrometa.recording.fingerprint import Fingerprint
+
+Graph = Callable[..., Sequence[Tensor]]
+"""Recorded operations, from tensors to tensors."""
 
 
 class Replayable(Protocol):
@@ -20,6 +23,13 @@ class Replayable(Protocol):
     def of(self, function: Any) -> Any:
         """What a function makes of its tensors that is the recorded one but for these."""
 
+    def mapped(self, form: Callable[[Graph], Graph]) -> Replayable:
+        """The same recording with another form of each graph."""
+
+    @property
+    def size(self) -> int:
+        """How many operations there are."""
+
 
 class Recordable(Protocol):
     """A function of tensors, and of state that is not in them."""
@@ -27,6 +37,14 @@ class Recordable(Protocol):
     @property
     def key(self) -> Hashable:
         """What is fixed in a recording besides the state: where two keys agree, the tensors have the same shapes."""
+
+    @property
+    def label(self) -> str:
+        """A digest of the key that is the same in every process, if not of every key another."""
+
+    @property
+    def title(self) -> str:
+        """What the function does, in a few words."""
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:

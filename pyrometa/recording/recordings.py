@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, MutableMapping
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
@@ -11,14 +12,16 @@ import torch
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.internals import tree_leaves
+from pyrometa.recording.accounts import Account, Counts, Stage
 from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.recording.going_over import GoingOver
 from pyrometa.recording.record import record
 from pyrometa.recording.recordable import Recordable, Replayable
 from pyrometa.types.latest import Latest, LatestBytes
 
-_PATIENCE = 20
-"""Runs without a change after which recording, which takes about a hundred of them, is worth while."""
+_PATIENCE = 40
+"""Runs without a change after which recording, which takes about fifty of them, is worth while."""
 
 _UNUSED = 3
 """Recordings in a row of which none was replayed, after which there is no point in another."""
@@ -37,18 +40,22 @@ class Recordings:
     Args:
         eager: record on first sight, and raise where that can't be done; else record what comes again and again, and
             run what can't be recorded as it is.
-        compiled: compile what is recorded.
+        compiled: compile what is recorded: now, never, or after so many replays that it pays.
 
     Attributes:
         kept: recordings by key and state, the least recently used first.
+        counts: how often functions were run.
+        accounts: what there is to say of the runs, by function.
     """
 
-    def __init__(self, *, eager: bool, compiled: bool) -> None:
+    def __init__(self, *, eager: bool, compiled: bool | Literal["auto"]) -> None:
         self.kept: LatestBytes[tuple[Hashable, Fingerprint], Replayable] = LatestBytes(_KEPT)
+        self.counts = Counts()
+        self.accounts: Latest[Hashable, Account] = Latest(_WATCHED)
         self._eager, self._compiled = eager, compiled
         self._parts: dict[Fingerprint, WeakValueDictionary[Any, Any]] = {}
         self._last_state: Fingerprint | None = None
-        self._runs_unchanged: Latest[Hashable, tuple[Fingerprint, int]] = Latest(_WATCHED)
+        self._labels: Latest[Hashable, str] = Latest(_WATCHED)
         self._not_replayed: Latest[Hashable, list[Fingerprint]] = Latest(_WATCHED)
         self._refused: Latest[Hashable, None] = Latest(_WATCHED)
 
@@ -68,19 +75,49 @@ class Recordings:
             if self._eager:
                 raise
             self._refused[key] = None
+            self._account(key, function).why = str(error)
             return None
+
+    def ran(self, function: Recordable, recording: Replayable | None, seconds: float) -> None:
+        """Note how long a run took."""
+        self._account(function.key, function).add(self._stage(recording), seconds)
+
+    def _stage(self, recording: Replayable | None) -> Stage:
+        if recording is None:
+            return "as it is"
+        compiled = recording.seconds is not None if isinstance(recording, GoingOver) else self._compiled is True
+        return "compiled" if compiled else "recorded"
+
+    def _account(self, key: Hashable, function: Recordable) -> Account:
+        if key not in self.accounts:
+            self.accounts[key] = Account(function.title)
+        return self.accounts[key]
 
     def _found_or_made(self, key: Hashable, function: Recordable) -> Replayable | None:
         state = self._last_state = function.state(self._last_state)
+        if key not in self._labels:
+            self._labels[key] = function.label
+        replays = self.counts.count(self._labels[key], state) - (0 if self._eager else _PATIENCE)
+        if replays <= 0:
+            return None
+        account, started = self._account(key, function), time.perf_counter()
+        made = self._kept_or_made(key, state, function)
+        account.recording += time.perf_counter() - started
+        if isinstance(made, GoingOver):
+            made.at(replays, function)
+            account.compiling, account.why = made.seconds or 0.0, made.stays or ""
+        return made
+
+    def _kept_or_made(self, key: Hashable, state: Fingerprint, function: Recordable) -> Replayable | None:
         if (key, state) in self.kept:
             self._not_replayed[key] = []
             return self.kept[key, state]
-        if not (self._eager or self._keeps_coming(key, state)):
-            return None
         self._check_use(key, state)
-        made = _checked(function, state, self._parts_of(state), compiled=self._compiled)
+        made = _checked(function, state, self._parts_of(state), compiled=self._compiled is True)
         if made is None:
             return None
+        if self._compiled == "auto":
+            made = GoingOver(made)
         self.kept[key, state] = made
         self._not_replayed.setdefault(key, []).append(state)
         return made
@@ -102,12 +139,6 @@ class Recordings:
                 f"this program can't be recorded: {unused[-1].first_difference(state)} is another at every run; give "
                 "what changes as an argument, or use Engine(record=False)"
             )
-
-    def _keeps_coming(self, key: Hashable, state: Fingerprint) -> bool:
-        last, count = self._runs_unchanged.get(key, (state, 0))
-        count = count + 1 if last == state else 1
-        self._runs_unchanged[key] = (state, count)
-        return count > _PATIENCE
 
 
 def _checked(

@@ -89,7 +89,7 @@ class Run:
             "callbacks": list(map(state_of, self.options.callbacks)),
             **position,
         }
-        return {**self.meta.state_dict(), "run": run}
+        return {**self.meta.checkpoint(), "run": run}
 
 
 def begin(run: Run, found: Found | None) -> None:
