@@ -38,12 +38,12 @@ def _end_with(parent: int) -> None:
 
 
 def _compile(told: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
+    compiled = getattr(importlib.import_module(settings["module"]), settings["function"])
     import torch
 
     torch.set_num_threads(settings["threads"])
     torch.use_deterministic_algorithms(settings["deterministic"])
     inputs = [_zeros(torch, *told_input) for told_input in told["inputs"]]
-    compiled = getattr(importlib.import_module(settings["module"]), settings["function"])
     # named, since torch 2.9 does not tell code for other numbers of threads apart
     options = {"config_patches": {"cpp.threads": settings["threads"], "compile_threads": 1}}
     with torch.no_grad():
