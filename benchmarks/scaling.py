@@ -33,9 +33,9 @@ LABELS = {
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "recorded": {"record": True},
-    "not recorded": {},
-    "low-rank": {"low_rank": True},
-    "dense": {"low_rank": False},
+    "not recorded": {"record": False},
+    "low-rank": {"low_rank": True, "record": False},
+    "dense": {"low_rank": False, "record": False},
 }
 """Options of the engine. The first two choose which fast weights are low-rank; the last two are not recorded."""
 CURVES = ("recorded", "not recorded")

@@ -111,7 +111,9 @@ STANDALONE_COMPILE = ("torch._inductor", "standalone_compile")
 def loaded_artifact(path: str) -> Callable[..., Sequence[Tensor]]:
     """What was compiled to a file; torch takes a second to import what loads it, and would tell of a missing GPU."""
     with _only_errors("torch.utils.cpp_extension"):
-        return torch._inductor.CompiledArtifact.load(path=path)  # type: ignore[attr-defined]
+        from torch._inductor import CompiledArtifact  # type: ignore[attr-defined]
+
+        return CompiledArtifact.load(path=path)
 
 
 @contextmanager
@@ -149,7 +151,6 @@ _FUNCTIONS = (
     Private("pyro.poutine.runtime", "_PYRO_STACK", "1.9.2", "handlers in force"),
     Private("torch", "_foreach_add_", "2.15.0", "sums over tasks of many small gradients"),
     Private("torch", "_foreach_div_", "2.15.0", "means over tasks of many small gradients"),
-    Private("torch", "_inductor", "2.15.0", "compiling graphs to files"),
     Private("torch", "_is_all_true", "2.15.0", "what distributions validate by"),
     Private("torch", "_pack_padded_sequence", "2.15.0", "rewritten for vmap"),
     Private("torch", "_pad_packed_sequence", "2.15.0", "rewritten for vmap"),
@@ -162,6 +163,8 @@ _FUNCTIONS = (
     Private("torch._C._functorch", "is_functorch_wrapped_tensor", "2.15.0", "whether a tensor is of many tasks"),
     Private("torch._C._functorch", "maybe_get_bdim", "2.15.0", "the dimension of tasks"),
     Private("torch._C._functorch", "pop_dynamic_layer_stack", "2.15.0", "levels left open by an interrupt"),
+    Private("torch._inductor", "CompiledArtifact", "2.15.0", "what was compiled in the background"),
+    Private("torch._inductor", "standalone_compile", "2.15.0", "compiling in the background"),
     Private("torch._ops", "OpOverload", "2.15.0", "what a recorded node calls"),
     Private("torch._utils", "_flatten_dense_tensors", "2.15.0", "quick copies of many small tensors"),
     Private("torch._utils", "_unflatten_dense_tensors", "2.15.0", "quick copies of many small tensors"),

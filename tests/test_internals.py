@@ -1,6 +1,8 @@
 """The private names that pyrometa relies on: that each is where it was, and does what it did."""
 
 import ast
+import importlib
+import inspect
 import re
 import sys
 import threading
@@ -133,6 +135,15 @@ def timeout_of_a_group():
     assert group._get_backend(cpu).options._timeout == brief
     group._get_backend(cpu)._set_default_timeout(long)
     assert group._get_backend(cpu).options._timeout == long
+
+
+@shows("torch._inductor", "CompiledArtifact", "standalone_compile")
+def files_of_compiled_graphs():
+    module, name = internals.STANDALONE_COMPILE
+    compiled = getattr(importlib.import_module(module), name)
+    assert {"dynamic_shapes", "options"} <= inspect.signature(compiled).parameters.keys()
+    with pytest.raises(FileNotFoundError):
+        internals.loaded_artifact("no such file")
 
 
 @shows("torch", "_is_all_true")

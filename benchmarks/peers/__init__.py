@@ -39,7 +39,7 @@ def _build(module: str, workload: Workload, **options: object) -> Contestant:
 
 CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     OURS: partial(_build, "pyrometa_svi", record=True),
-    "pyrometa, not recorded": partial(_build, "pyrometa_svi"),
+    "pyrometa, not recorded": partial(_build, "pyrometa_svi", record=False),
     "learn2learn loop": partial(_build, "learn2learn_loop"),
     "torch.func vmap": partial(_build, "torch_func"),
     "NumPyro, jit(vmap)": partial(_build, "numpyro_jit"),

@@ -118,7 +118,7 @@ class PlainSVI(OneByOne):
 
 ADAPTING: dict[str, Callable[[Workload, int], Adapting]] = {
     "pyrometa": lambda workload, chunk: Together(workload, pm.Engine(record=True, chunk_size=chunk)),
-    "pyrometa, not recorded": lambda workload, chunk: Together(workload, pm.Engine(chunk_size=chunk)),
+    "pyrometa, not recorded": lambda workload, chunk: Together(workload, pm.Engine(chunk_size=chunk, record=False)),
     "learn2learn loop": lambda workload, chunk: Clones(workload),
     "plain SVI": lambda workload, chunk: PlainSVI(workload),
 }

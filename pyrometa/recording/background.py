@@ -1,4 +1,4 @@
-"""Compile recorded graphs in another process, while this one goes on."""
+"""Compile recorded graphs by torch's ``standalone_compile`` in another process, while this one goes on."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Compilation:
         self.end = weakref.finalize(self, _end, self._process, self._folder, os.getpid())
 
     def artifacts(self) -> list[Artifact]:
-        """What was compiled, of each graph, as soon as all are.
+        """What was compiled, of each graph, as torch's ``CompiledArtifact``, as soon as all are.
 
         Raises:
             CannotCompileError: with the reason why there is nothing.

@@ -3,7 +3,6 @@
 It imports nothing of the package, so that it starts quickly, prints nothing, and ends when its parent does.
 """
 
-import contextlib
 import importlib
 import json
 import operator
@@ -19,7 +18,8 @@ from typing import Any
 def main(folder: Path) -> None:
     """Compile the graphs of ``graphs.json`` to ``0.artifact``, ``1.artifact`` and so on, or say why not."""
     told = json.loads((folder / "graphs.json").read_text())
-    threading.Thread(target=_end_with, args=(told["parent"],), daemon=True).start()
+    if hasattr(os, "killpg"):
+        threading.Thread(target=_end_with, args=(told["parent"],), daemon=True).start()
     sys.path[:] = told["path"]
     try:
         for i, graph in enumerate(told["graphs"]):
@@ -32,9 +32,7 @@ def _end_with(parent: int) -> None:
     """End this process, and the compiler that it may have started, as soon as another is its parent."""
     while os.getppid() == parent:
         time.sleep(1)
-    with contextlib.suppress(AttributeError):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _compile(told: dict[str, Any], settings: dict[str, Any], path: Path) -> None:

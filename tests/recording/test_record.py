@@ -46,6 +46,8 @@ class Scaled:
     tensor: torch.Tensor = field(default_factory=lambda: torch.randn(4, **FLOAT64))
     parameters: dict = field(default_factory=dict)
     key: str = "scaled"
+    label: str = "scaled"
+    title: str = "scaled"
 
     def state(self, known):
         return known if known and known.holds({"factor": self.factor}, []) else Fingerprint({"factor": self.factor}, [])
