@@ -1,6 +1,6 @@
 """One meta-step against the peers, in one run, after all agree on loss and gradients.
 
-The ratios are to pyrometa with ``Engine(record=True)``; ``Engine(record=False)`` is the contestant "pyrometa, not recorded".
+The ratios are to pyrometa with ``Engine(record=True)``; with ``record=False`` it is "pyrometa, not recorded".
 
 python -m benchmarks.meta_step --json bench/meta_step.json
 """

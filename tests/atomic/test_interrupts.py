@@ -25,7 +25,7 @@ from pyrometa.learner.beginning import Beginning
 
 PROFILED = sys.version_info >= (3, 11)  # before, frames are missing from the traceback of what a profiler raises
 
-ENGINES = {"default": {}, "recorded": {"record": True}, "loop": {"vectorize": False}}
+ENGINES = {"as it is": {"record": False}, "recorded": {"record": True}, "loop": {"vectorize": False}}
 
 
 class Interrupt:
@@ -107,7 +107,7 @@ class Net(nn.Module):
         pyro.sample("s", pyro.distributions.LogNormal(s, scales[1].exp()))
 
 
-def trained(guide, engine="default", **options):
+def trained(guide, engine="as it is", **options):
     torch.manual_seed(1)
     x = torch.randn(3, 5, 2)
     meta = pm.MetaSVI(
