@@ -183,14 +183,14 @@ def check_steps(meta, step, count, names=()):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("engine", "count"), [("default", 40), ("recorded", 120), ("loop", 40)])
+@pytest.mark.parametrize(("engine", "count"), [("as it is", 40), ("recorded", 120), ("loop", 40)])
 def test_a_step(engine, count):
     """200 moments in all."""
     check_steps(*trained(AutoNormal(normal_model), engine), count)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("engine", "count"), [("default", 60), ("loop", 20)])
+@pytest.mark.parametrize(("engine", "count"), [("as it is", 60), ("loop", 20)])
 def test_as_a_context_is_entered_or_left(engine, count):
     """Where one may stay open."""
     check_steps(*trained(AutoNormal(normal_model), engine), count, CONTEXTS)
