@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrometa import nest
 from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine.data_rows import HaveRows, row_plates, which_have_rows
-from pyrometa.engine.options import Engine
+from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.padding import stacked
 from pyrometa.engine.problem import CountingFunction, PathFunction, Problem
 from pyrometa.engine.sizes import Shape, sizes_of, work
@@ -169,7 +169,8 @@ class Families:
         any_count = isinstance(function, CountingFunction)
         wanted = Shape(min(count, self._most_tasks) if any_count else count, *map(max, zip(*rows, strict=True)))
         runs = family.see(groups, wanted)
-        if not (runs if self._options.record != "auto" else runs > _SETTLED) or wanted.tasks > self._most_tasks:
+        begins = 0 if is_recorded_now(self._options) else _SETTLED
+        if runs <= begins or wanted.tasks > self._most_tasks:
             return None
         shape = family.shape(problem.program, wanted, any_count=any_count)
         if shape is None:

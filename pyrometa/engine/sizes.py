@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+from pyrometa import generators
 from pyrometa.engine.data_rows import count_rows
 from pyrometa.internals import TorchDispatchMode, tree_leaves
 from pyrometa.program.program import Program
@@ -80,7 +80,7 @@ def work(program: Program, *sets: Data) -> float:
     It is counted in a run, so that it is the same on any machine; a replay takes about as long for an operation as for
     some thousands of elements.
     """
-    with torch.random.fork_rng():
+    with generators.forked():
         return max(_work(program, data) for data in sets)
 
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.internals import tree_leaves
 from pyrometa.recording.agreement import agree
@@ -40,13 +40,14 @@ class GoingOver:
 
     Attributes:
         now: what to replay.
+        bytes: how much memory it holds, about, without compiled code.
         stays: why there will be no compiled form; None while there may be one.
         seconds: how long this process waited for and loaded the compiled form; None before.
     """
 
     def __init__(self, recorded: Replayable) -> None:
         operations = recorded.size
-        self.now = recorded
+        self.now, self.bytes = recorded, recorded.bytes
         self.stays: str | None = f"{operations:,} operations are too many" if operations > _MOST else None
         self.seconds: float | None = None
         self._begins = _REPLAYS + _REPLAYS_OF_ONE // max(operations, 1)
@@ -129,7 +130,7 @@ def _module(operations: Graph) -> GraphModule:
 
 
 def _replayed(made: Replayable, function: Recordable) -> Any:
-    with torch.random.fork_rng():
+    with generators.forked():
         return made.of(function)
 
 

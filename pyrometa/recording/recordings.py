@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.internals import tree_leaves
@@ -154,10 +155,10 @@ def _checked(
     Raises:
         UnsupportedProgramError: with the reason why there is none.
     """
-    with torch.random.fork_rng():
-        before = torch.get_rng_state()
+    with generators.forked():
+        before = generators.states()
         expected = function.run()
-        draws_its_own = not torch.equal(before, torch.get_rng_state())
+        draws_its_own = generators.moved_since(before)
     changed = state.first_difference(function.state(state))
     if changed is not None:
         raise UnsupportedProgramError(
@@ -204,7 +205,7 @@ def _whole(function: Recordable, expected: Any, *, compiled: bool) -> Replayable
 
 def _says(made: Replayable, function: Recordable, expected: Any) -> bool:
     """Whether a replay gives what is expected, if that is known."""
-    with torch.random.fork_rng():
+    with generators.forked():
         found = made.of(function)
     if expected is None:
         return True
