@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.atomic.untouched import left_alone
-from pyrometa.engine.data_rows import HaveRows, row_plates, which_have_rows
+from pyrometa.engine.data_rows import HaveRows, NotPaddableError, row_plates, which_have_rows
 from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.padding import stacked
 from pyrometa.engine.problem import CountingFunction, PathFunction, Problem
 from pyrometa.engine.sizes import Shape, sizes_of, work
+from pyrometa.explain.reasons import reason
 from pyrometa.nest import Same
 from pyrometa.program.program import Program
 from pyrometa.types import Data, TaskBatch
@@ -84,6 +86,9 @@ class Family:
             program: whose tasks they are.
             wanted: their size.
             any_count: whether there may be more tasks than there are.
+
+        Raises:
+            NotPaddableError: the program fails on rows that are repeated.
         """
         known = [shape for shape in self.recorded if shape.holds(wanted)]
         new = [shape.rounded() for shape in (self._largest.joined(wanted), wanted)]
@@ -105,10 +110,18 @@ class Family:
         return stacked(program, groups, shape.sizes, row_plates(program, sets), which_have_rows(sets), fewest=fewest)
 
     def _work_of(self, program: Program, shape: Shape) -> float:
-        """The work of a task with so many rows."""
+        """The work of a task with so many rows.
+
+        Raises:
+            NotPaddableError: with the reason.
+        """
         if shape.sizes not in self._work:
-            with left_alone(program):
-                self._work[shape.sizes] = work(program, *self._sets_of(shape))
+            try:
+                with left_alone(program):
+                    self._work[shape.sizes] = work(program, *self._sets_of(shape))
+            except Exception as error:  # whatever the program raises is the reason
+                check_interrupt(error)
+                raise NotPaddableError(f"on rows that are repeated the program fails, {reason(error)}") from error
         return self._work[shape.sizes]
 
     def _sets_of(self, shape: Shape) -> Sequence[Data]:

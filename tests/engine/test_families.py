@@ -176,6 +176,20 @@ def test_what_may_be_recorded_waits_until_it_has_seen_what_comes(monkeypatch):
     assert counts == [0, 0, 0, 0, 0, 0, 0, 1, 1]
 
 
+def once_each(x, y):
+    """Refuses rows that are there twice."""
+    if len(x.unique(dim=0)) < len(x):
+        raise ValueError("a row is there twice")
+    regression(x, y)
+
+
+def test_a_program_that_refuses_repeated_rows_goes_shape_by_shape(monkeypatch):
+    monkeypatch.setattr(families, "_SETTLED", 0)
+    guide = AutoNormal(regression)
+    metas = [meta_svi(engine, once_each, lambda: guide, steps=1) for engine in (pm.Engine(record="auto"), LOOP)]
+    assert_same(*metas, [(stacked(2, rows), stacked(2, rows)) for rows in (3, 5, 6, 7)])
+
+
 class Held:
     def __init__(self, size):
         self.bytes = size
