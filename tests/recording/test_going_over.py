@@ -43,7 +43,16 @@ class Here:
         self._graphs = json.loads(json.dumps(graphs))
 
     def artifacts(self):
-        return [compiler._graph(torch, graph["nodes"]) for graph in self._graphs]
+        return [self._artifact(**graph) for graph in self._graphs]
+
+    def _artifact(self, inputs, nodes):
+        graph = compiler._graph(torch, nodes)
+
+        def run(*given):
+            assert [list(value.stride()) for value in given] == [strides for _, strides, _ in inputs]
+            return graph(*given)
+
+        return run
 
 
 class Other(Here):
