@@ -7,7 +7,7 @@ from typing import Any
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.fallback import fall_back
 from pyrometa.engine.layouts import fewest, may_hide, problem_modes
-from pyrometa.engine.options import Engine, is_recorded
+from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.plan import Plan, make_plan
 from pyrometa.engine.problem import Problem
 from pyrometa.engine.representatives import to_try
@@ -56,7 +56,7 @@ class ProvedPlans:
             UnprovedError: these tasks prove nothing.
         """
         options = self._options
-        if options.vectorize is False or (len(tasks) == 1 and not is_recorded(options)):
+        if options.vectorize is False or (len(tasks) == 1 and not is_recorded_now(options)):
             return None
         key = _key(problem, tasks, order)
         if key not in self.kept:

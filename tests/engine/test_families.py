@@ -115,7 +115,7 @@ def test_one_recording_is_exact_for_all_sizes(options):
     metas = [meta_svi(engine, **options) for engine in (RECORDED, LOOP)]
     assert_same(*metas, [tuple(map(pairs, sizes)) for sizes in (FIRST, OTHERS)])
     (recording,) = metas[0]._runners.by(RECORDED)._recordings.kept.values()
-    constants = sum(buffer.nbytes for buffer in recording.operations.buffers())
+    constants = sum(buffer.nbytes for buffer in recording.now.operations.buffers())
     assert recording.bytes >= 2_000 * recording.counts[0] + constants
 
 
