@@ -15,7 +15,7 @@ from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.in_parts import InParts
 from pyrometa.engine.own_tensors import on_others, own_tensors
 from pyrometa.engine.packed_noise import unpacked
-from pyrometa.engine.problem import Problem
+from pyrometa.engine.problem import Problem, comparable
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder
 from pyrometa.nest import Same
@@ -39,7 +39,7 @@ class BatchFunction(Asked):
         """All that is fixed in a recording, apart from the program's state."""
         problem = self.problem
         names = tuple((name, leaf.requires_grad) for name, leaf in (*problem.leaves.items(), *problem.learned.items()))
-        fixed = (self.function, Same(problem.rule), self.held, problem.steps, problem.adapted)
+        fixed = (comparable(self.function), Same(problem.rule), self.held, problem.steps, problem.adapted)
         return nest.Hashed((*fixed, names, *self.shapes))
 
     @property

@@ -7,8 +7,8 @@ all sizes that have been seen are padded to one, as long as operations are what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ from pyrometa.atomic.untouched import left_alone
 from pyrometa.engine.data_rows import HaveRows, NotPaddableError, row_plates, which_have_rows
 from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.padding import stacked
-from pyrometa.engine.problem import CountingFunction, PathFunction, Problem
+from pyrometa.engine.problem import CountingFunction, PathFunction, Problem, comparable
 from pyrometa.engine.sizes import Shape, sizes_of, work
+from pyrometa.engine.trial import UnprovedError
 from pyrometa.explain.reasons import reason
 from pyrometa.nest import Same
 from pyrometa.program.program import Program
+from pyrometa.recording.labels import digest, plain
 from pyrometa.types import Data, TaskBatch
 from pyrometa.types.latest import Latest
 
@@ -44,21 +46,65 @@ _KEPT = 64
 """Of how many kinds of tasks it is known what sizes come."""
 
 
-class Family:
-    """Tasks that differ in their sizes alone, as far as they have been seen.
+@dataclass
+class Seen:
+    """What sizes of tasks have come, as plain values.
 
     Attributes:
         pads: whether they can be padded.
+        sizes: the first few different rows of support and query set.
+        largest: the least size that all can be padded to.
+        fewest: the fewest rows of a support and of a query set.
+        changing_runs: runs since sizes change.
         recorded: what they were padded to in recordings.
+        plates: of the rows, once it is known.
+        have_rows: which tensors of support and query set have rows, once it is known.
     """
 
-    def __init__(self) -> None:
-        self.pads = True
-        self.recorded: dict[Shape, None] = {}
+    pads: bool = True
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    largest: Shape = field(default_factory=lambda: Shape(1, 1, 1))
+    fewest: tuple[int, int] | None = None
+    changing_runs: int = 0
+    recorded: list[Shape] = field(default_factory=list)
+    plates: frozenset[str] | None = None
+    have_rows: tuple[HaveRows, HaveRows] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same as lists and numbers."""
+        shapes = {"largest": list(astuple(self.largest)), "recorded": [list(astuple(shape)) for shape in self.recorded]}
+        plates = None if self.plates is None else sorted(self.plates)
+        rows = None if self.have_rows is None else [list(of) for of in self.have_rows]
+        fewest, sizes = self.fewest and list(self.fewest), [list(size) for size in self.sizes]
+        own = {"pads": self.pads, "changing_runs": self.changing_runs, "sizes": sizes, "fewest": fewest}
+        return {**own, **shapes, "plates": plates, "have_rows": rows}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Seen:
+        """What :meth:`state_dict` told."""
+        rows = state["have_rows"] and tuple(map(tuple, state["have_rows"]))
+        return cls(
+            state["pads"],
+            [tuple(size) for size in state["sizes"]],
+            Shape(*state["largest"]),
+            state["fewest"] and tuple(state["fewest"]),
+            state["changing_runs"],
+            [Shape(*shape) for shape in state["recorded"]],
+            None if state["plates"] is None else frozenset(state["plates"]),
+            rows,
+        )
+
+
+class Family:
+    """Tasks that differ in their sizes alone, as far as they have been seen.
+
+    Args:
+        seen: what sizes have come, and what follows from it.
+    """
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
         self._examples: dict[tuple[int, int], tuple[Data, Data]] = {}
-        self._largest = Shape(1, 1, 1)
-        self._fewest: tuple[int, int] | None = None
-        self._changing_runs = 0
         self._work: dict[tuple[int, int], float] = {}
 
     def see(self, groups: Sequence[TaskBatch], shape: Shape) -> int:
@@ -70,14 +116,17 @@ class Family:
         Raises:
             NotPaddableError: the first argument has no rows.
         """
+        seen = self.seen
         for group in groups:
             sizes = sizes_of(group)
+            if len(seen.sizes) < _CHANGING and sizes not in seen.sizes:
+                seen.sizes.append(sizes)
             if len(self._examples) < _CHANGING and sizes not in self._examples:
                 self._examples[sizes] = _copy(group.support.first), _copy(group.query.first)
-            self._fewest = _least(self._fewest or sizes, sizes)
-        self._largest = self._largest.joined(shape)
-        self._changing_runs += len(groups) > 1 or len(self._examples) == _CHANGING
-        return self._changing_runs
+            seen.fewest = _least(seen.fewest or sizes, sizes)
+        seen.largest = seen.largest.joined(shape)
+        seen.changing_runs += len(groups) > 1 or len(seen.sizes) == _CHANGING
+        return seen.changing_runs
 
     def shape(self, program: Program, wanted: Shape, *, any_count: bool) -> Shape | None:
         """What tasks of some size are padded to; None where numbers are what takes the time.
@@ -90,8 +139,8 @@ class Family:
         Raises:
             NotPaddableError: the program fails on rows that are repeated.
         """
-        known = [shape for shape in self.recorded if shape.holds(wanted)]
-        new = [shape.rounded() for shape in (self._largest.joined(wanted), wanted)]
+        known = [shape for shape in self.seen.recorded if shape.holds(wanted)]
+        new = [shape.rounded() for shape in (self.seen.largest.joined(wanted), wanted)]
         if not any_count:
             known = [shape for shape in known if shape.tasks == wanted.tasks]
             new = [replace(shape, tasks=wanted.tasks) for shape in new]
@@ -105,9 +154,17 @@ class Family:
             NotPaddableError: with the reason.
         """
         groups = sorted(groups, key=sizes_of)
-        sets = [*self._examples.values(), *((group.support.first, group.query.first) for group in groups)]
-        fewest = self._fewest or shape.sizes
-        return stacked(program, groups, shape.sizes, row_plates(program, sets), which_have_rows(sets), fewest=fewest)
+        plates, have_rows = self._rows(program)
+        return stacked(program, groups, shape.sizes, plates, have_rows, fewest=self.seen.fewest)
+
+    def _rows(self, program: Program) -> tuple[frozenset[str], tuple[HaveRows, HaveRows]]:
+        """The plates of the rows, and which tensors have rows."""
+        seen, sets = self.seen, list(self._examples.values())
+        if seen.plates is None or seen.have_rows is None:
+            if len(sets) < len(seen.sizes):
+                raise UnprovedError("what came before a checkpoint is not at hand")
+            seen.plates, seen.have_rows = row_plates(program, sets), which_have_rows(sets)
+        return seen.plates, seen.have_rows
 
     def _work_of(self, program: Program, shape: Shape) -> float:
         """The work of a task with so many rows.
@@ -118,19 +175,19 @@ class Family:
         if shape.sizes not in self._work:
             try:
                 with left_alone(program):
-                    self._work[shape.sizes] = work(program, *self._sets_of(shape))
+                    self._work[shape.sizes] = work(program, *self._sets_of(program, shape))
             except Exception as error:  # whatever the program raises is the reason
                 check_interrupt(error)
                 raise NotPaddableError(f"on rows that are repeated the program fails, {reason(error)}") from error
         return self._work[shape.sizes]
 
-    def _sets_of(self, shape: Shape) -> Sequence[Data]:
+    def _sets_of(self, program: Program, shape: Shape) -> Sequence[Data]:
         """A support and a query set with so many rows."""
-        sets = list(self._examples.values())
-        have_rows = which_have_rows(sets)
+        example = next(iter(self._examples.values()))
+        _, have_rows = self._rows(program)
         return [
             data.on(iter(_resized(data.tensors(), of, size)))
-            for data, of, size in zip(sets[0], have_rows, shape.sizes, strict=True)
+            for data, of, size in zip(example, have_rows, shape.sizes, strict=True)
         ]
 
 
@@ -160,14 +217,28 @@ class Families:
         self._options = options
         self._most_tasks = min(options.chunk_size or _MOST_TASKS, _MOST_TASKS)
         self._known: Latest[Any, Family] = Latest(_KEPT)
+        self._labels: Latest[str, Seen] = Latest(_KEPT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What sizes have come, by labels that are the same in every process."""
+        return {label: seen.state_dict() for label, seen in self._labels.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what had come elsewhere."""
+        self._known.clear()
+        self._labels.clear()
+        for label, seen in state.items():
+            self._labels[label] = Seen.of(seen)
 
     def family(self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction) -> Family:
         """That of some tasks, of which something is computed."""
         group = groups[0]
         layouts = nest.Hashed(tuple(_without_sizes(data) for data in (group.support, group.query)))
-        key = function, Same(problem.rule), problem.adapted, problem.steps, problem.program.modes_now(), layouts
+        asked = comparable(function), Same(problem.rule), problem.adapted, problem.steps
+        key = *asked, problem.program.modes_now(), layouts
         if key not in self._known:
-            self._known[key] = Family()
+            label = digest(plain((*asked, layouts)))
+            self._known[key] = Family(self._labels.setdefault(label, Seen()))
         return self._known[key]
 
     def padded(

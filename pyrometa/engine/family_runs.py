@@ -31,27 +31,30 @@ class FamilyRuns:
         options: how tasks are run.
         plans: those that were proved.
         replayed: what a recording gives, made now if it is time for it; None without one.
+
+    Attributes:
+        families: what sizes have come.
     """
 
     def __init__(self, options: Engine, plans: ProvedPlans, replayed: Callable[[BatchFunction], Any]) -> None:
         self._options, self._plans, self._replayed = options, plans, replayed
-        self._families = Families(options)
+        self.families = Families(options)
 
     def run(self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction) -> tuple[Results | None, bool]:
         """The function of all tasks, or None where they go as they are; and whether that may be recorded then."""
         if not is_recorded(self._options):
             return None, False
-        family = self._families.family(problem, groups, function)
-        if not family.pads:
+        family = self.families.family(problem, groups, function)
+        if not family.seen.pads:
             return None, True
         try:
-            padded = self._families.padded(problem, groups, function, family)
+            padded = self.families.padded(problem, groups, function, family)
             return (None, True) if padded is None else (self._in_shape(problem, function, family, *padded), False)
         except UnprovedError:  # of these tasks, not of the program
             return None, True
         except UnsupportedProgramError as error:
             check_interrupt(error)
-            family.pads = False
+            family.seen.pads = False
             return None, True
 
     def _in_shape(
@@ -64,7 +67,8 @@ class FamilyRuns:
                 return None
             own = function.of_first(result, len(part)) if isinstance(function, CountingFunction) else result
             found.append((part.index, own))
-        family.recorded[shape] = None
+        if shape not in family.seen.recorded:
+            family.seen.recorded.append(shape)
         return found
 
     def _runs(

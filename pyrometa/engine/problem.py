@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from pyrometa.inner import GradientOrder, InnerRule, LossRule, Path, ReadingRule, Rule
+from pyrometa.nest import Same
 from pyrometa.program.gaussian_sites import shown
 from pyrometa.program.program import Program
 from pyrometa.types import Data, Params
@@ -111,6 +112,15 @@ class CountingFunction(PathFunction, Protocol):
 
     def of_first(self, made: Any, tasks: int) -> Any:
         """What it makes of the first tasks alone, from what it made of all where the others do not count."""
+
+
+def comparable(function: PathFunction) -> Any:
+    """A function as a part of a key: by its value if it has a hash, else by identity."""
+    try:
+        hash(function)
+    except TypeError:
+        return Same(function)
+    return function
 
 
 def cut(value: Tensor, order: GradientOrder) -> Tensor:

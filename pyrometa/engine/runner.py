@@ -33,7 +33,7 @@ from pyrometa.errors import NonFiniteError
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder, all_finite
 from pyrometa.program.end_to_end_values import TaskValues, of_each_task
-from pyrometa.recording.accounts import Account, Counts
+from pyrometa.recording.accounts import Account
 from pyrometa.recording.recordings import Recordings
 from pyrometa.types import Params, TaskBatch
 
@@ -130,10 +130,14 @@ class Runner:
         """What was recorded so far: the number of operations, and the seconds it took, one line a recording."""
         return [str(recording) for recording in self._recordings.kept.values()]
 
-    @property
-    def counts(self) -> Counts:
-        """How often what was run."""
-        return self._recordings.counts
+    def state_dict(self) -> dict[str, Any]:
+        """How often what was run, and what sizes came: what decides when it is run another way."""
+        return {"counts": self._recordings.counts.state_dict(), "families": self._families.families.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._recordings.counts.load_state_dict(state.get("counts", {}))
+        self._families.families.load_state_dict(state.get("families", {}))
 
     def accounts(self) -> list[Account]:
         """What there is to say of the runs."""
@@ -217,15 +221,15 @@ class Runner:
 
 
 class Runners:
-    """The runners of a MetaSVI, one for each engine that it was set to. A pickle or a copy starts with counts only.
+    """The runners of a MetaSVI, one for each engine that it was set to. A pickle or a copy starts with states only.
 
     Args:
-        counts: how often what was run so far, by the engine's options.
+        states: of runners, by the engine's options.
     """
 
-    def __init__(self, counts: Mapping[str, Mapping[str, int]] | None = None) -> None:
+    def __init__(self, states: Mapping[str, Any] | None = None) -> None:
         self._made: dict[Engine, Runner] = {}
-        self._counts: Mapping[str, Mapping[str, int]] = counts or {}
+        self._states: Mapping[str, Any] = states or {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Runners, (self.state_dict(),)
@@ -234,7 +238,7 @@ class Runners:
         """The runner by these options, with what it has learned so far."""
         if options not in self._made:
             runner = self._made[options] = Runner(options)
-            runner.counts.load_state_dict(self._counts.get(repr(options), {}))
+            runner.load_state_dict(self._states.get(repr(options), {}))
         return self._made[options]
 
     def recordings(self) -> list[str]:
@@ -245,16 +249,16 @@ class Runners:
         """What runs how."""
         return report(account for runner in self._made.values() for account in runner.accounts())
 
-    def state_dict(self) -> dict[str, dict[str, int]]:
-        """How often what was run so far, by the engine's options and labels that are the same in every process."""
-        made = {repr(options): runner.counts.state_dict() for options, runner in self._made.items()}
-        return {options: dict(counts) for options, counts in {**self._counts, **made}.items() if counts}
+    def state_dict(self) -> dict[str, Any]:
+        """What decides when runs go over, by the engine's options and labels that are the same in every process."""
+        made = {repr(options): runner.state_dict() for options, runner in self._made.items()}
+        return {**self._states, **{options: state for options, state in made.items() if any(state.values())}}
 
-    def load_state_dict(self, counts: Mapping[str, Mapping[str, int]]) -> None:
-        """Go on from other counts."""
-        self._counts = counts
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Go on from other states."""
+        self._states = states
         for options, runner in self._made.items():
-            runner.counts.load_state_dict(counts.get(repr(options), {}))
+            runner.load_state_dict(states.get(repr(options), {}))
 
 
 def _attempted(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:

@@ -237,7 +237,7 @@ def test_a_trainer_goes_on_counting(tmp_path):
         trainer = pm.Trainer(max_steps=limit, out=tmp_path, progress=False, logger=(), seed=1)
         meta = meta_svi()
         trainer.fit(meta, lambda step: 1.0 + torch.randn(4, 5), resume=resume)
-    assert list(meta.checkpoint()["runs"][repr(pm.Engine())].values()) == [2]
+    assert list(meta.checkpoint()["runs"][repr(pm.Engine())]["counts"].values()) == [2]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda meta: pickle.loads(pickle.dumps(meta))])
@@ -251,7 +251,7 @@ def test_a_state_without_counts_is_taken_over():
     meta = meta_svi()
     losses(meta, 2)
     meta.load_state_dict(meta.state_dict())
-    assert list(meta.checkpoint()["runs"][repr(pm.Engine())].values()) == [2]
+    assert list(meta.checkpoint()["runs"][repr(pm.Engine())]["counts"].values()) == [2]
 
 
 @pytest.mark.parametrize("options", [{"record": False}, {"vectorize": False}])
