@@ -218,8 +218,9 @@ def changing(meta, runs):
     return found
 
 
-@pytest.mark.parametrize("engine", [pm.Engine(compile=False), pm.Engine(record=True, compile=False)], ids=["auto", "now"])
-def test_a_resumed_run_pads_to_what_the_whole_one_does(engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("record", ["auto", True])
+def test_a_resumed_run_pads_to_what_the_whole_one_does(record, tmp_path, monkeypatch):
+    engine = pm.Engine(record=record, compile=False)
     monkeypatch.setattr(families, "_SETTLED", 3)
     monkeypatch.setattr(recordings, "_PATIENCE", 2)
     whole = meta_svi(engine)
@@ -230,7 +231,7 @@ def test_a_resumed_run_pads_to_what_the_whole_one_does(engine, tmp_path, monkeyp
     rest = meta_svi(engine)
     rest.load(tmp_path / "meta.safetensors")
     assert changing(rest, range(9, 12)) == expected
-    assert [len(meta.recordings()) for meta in (whole, rest)] == [1, 1]
+    assert len(rest.recordings()) == 1
     assert rest.checkpoint()["runs"] == whole.checkpoint()["runs"]
 
 
