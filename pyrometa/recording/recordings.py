@@ -22,7 +22,7 @@ from pyrometa.recording.recordable import Recordable, Replayable
 from pyrometa.types.latest import Latest, LatestBytes
 
 _PATIENCE = 40
-"""Runs without a change after which recording, which takes about fifty of them, is worth while."""
+"""Runs without a change after which recording, which takes about twenty of them, is sure to be worth while."""
 
 _UNUSED = 3
 """Recordings in a row of which none was replayed, after which there is no point in another."""
