@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.measure import interleaved_processes, one_core, ratio, table, write_json
-from benchmarks.peers import CONTESTANTS, OURS, Contestant, Unavailable
+from benchmarks.peers import CONTESTANTS, GONE_OVER, OURS, Contestant, Unavailable
 from benchmarks.workloads import Workload, workload
 
 OWN_BATCH = {"B": 25, "C": 16}
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for kind in args.workload:
             for tasks in args.batch if kind == "A" else [OWN_BATCH[kind]]:
                 work = workload(kind, tasks)
-                runs.append(run(work.quick() if args.quick else work, args.rounds))
+                runs.append(run(work.quick() if args.quick else work, args.rounds, GONE_OVER if args.gone_over else {}))
                 print(report(runs[-1]), end="\n\n")
                 write_json(args.json, {"runs": runs})
     return {"runs": runs}
@@ -48,16 +49,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workload", nargs="+", choices=("A", "B", "C"), default=["A", "B", "C"])
     parser.add_argument("--batch", nargs="+", type=int, default=[16, 64], help="tasks of workload A; B has 25, C 16")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--gone-over", action="store_true", help="with the default engine when it runs compiled steps")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, times nothing of use")
     return parser.parse_args(argv)
 
 
-def run(work: Workload, rounds: int) -> dict[str, Any]:
-    """Figures of one workload: errors against ours, and CPU seconds of each round."""
+def run(
+    work: Workload, rounds: int, besides: Mapping[str, Callable[[Workload], Contestant]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Figures of one workload: errors against ours, and CPU seconds of each round.
+
+    Args:
+        work: the workload.
+        rounds: how often each takes its turn.
+        besides: contestants that are timed, but not compared in double precision, where they are the default engine.
+    """
     exact, absent = built(replace(work, dtype=torch.float64))
     errors = agreement(exact)
     del exact
-    timed = interleaved_processes({name: partial(CONTESTANTS[name], work) for name in errors}, rounds)
+    builders = {**{name: CONTESTANTS[name] for name in errors}, **besides}
+    timed = interleaved_processes({name: partial(build, work) for name, build in builders.items()}, rounds)
     seconds = {name: one.seconds for name, one in timed.items()}
     return {
         "workload": work.described(),
@@ -126,7 +137,8 @@ def report(run: Mapping[str, Any]) -> str:
     for name, times in run["cpu_seconds"].items():
         spread = f"{min(times):.3f} to {max(times):.3f}"
         figures = (f"{run['median'][name]:.3f}", spread, f"{run['times_ours'][name]:.2f}")
-        rows.append((name, *figures, f"{run['first_step'][name]:.1f}", f"{run['relative_errors'][name]:.0e}"))
+        error = run["relative_errors"].get(name)
+        rows.append((name, *figures, f"{run['first_step'][name]:.1f}", "" if error is None else f"{error:.0e}"))
     rows += [(name, reason, "", "", "", "") for name, reason in run["absent"].items()]
     work = run["workload"]
     title = f"Workload {work['kind']}: B = {work['tasks']}, N = {work['rows']}, K = {work['steps']}; times pyrometa's"

@@ -46,3 +46,12 @@ CONTESTANTS: dict[str, Callable[[Workload], Contestant]] = {
     "by hand": partial(_build, "by_hand"),
 }
 """Builders by name; each raises Unavailable where it can't take part."""
+
+
+def _gone_over(workload: Workload) -> Contestant:
+    made: Contestant = import_module("benchmarks.peers.pyrometa_svi").gone_over(workload)
+    return made
+
+
+GONE_OVER: dict[str, Callable[[Workload], Contestant]] = {"pyrometa, gone over": _gone_over}
+"""The default engine when it has gone over to compiled steps, which takes a C++ compiler and up to a minute."""
