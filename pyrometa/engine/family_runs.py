@@ -42,7 +42,7 @@ class FamilyRuns:
 
     def run(self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction) -> tuple[Results | None, bool]:
         """The function of all tasks, or None where they go as they are; and whether that may be recorded then."""
-        if not is_recorded(self._options):
+        if not groups or not is_recorded(self._options):
             return None, False
         family = self.families.family(problem, groups, function)
         if not family.seen.pads:
