@@ -154,10 +154,10 @@ class Family:
             NotPaddableError: with the reason.
         """
         groups = sorted(groups, key=sizes_of)
-        plates, have_rows = self._rows(program)
+        plates, have_rows = self.rows(program)
         return stacked(program, groups, shape.sizes, plates, have_rows, fewest=self.seen.fewest)
 
-    def _rows(self, program: Program) -> tuple[frozenset[str], tuple[HaveRows, HaveRows]]:
+    def rows(self, program: Program) -> tuple[frozenset[str], tuple[HaveRows, HaveRows]]:
         """The plates of the rows, and which tensors have rows."""
         seen, sets = self.seen, list(self._examples.values())
         if seen.plates is None or seen.have_rows is None:
@@ -184,7 +184,7 @@ class Family:
     def _sets_of(self, program: Program, shape: Shape) -> Sequence[Data]:
         """A support and a query set with so many rows."""
         example = next(iter(self._examples.values()))
-        _, have_rows = self._rows(program)
+        _, have_rows = self.rows(program)
         return [
             data.on(iter(_resized(data.tensors(), of, size)))
             for data, of, size in zip(example, have_rows, shape.sizes, strict=True)
@@ -253,6 +253,8 @@ class Families:
         any_count = isinstance(function, CountingFunction)
         wanted = Shape(min(count, self._most_tasks) if any_count else count, *map(max, zip(*rows, strict=True)))
         runs = family.see(groups, wanted)
+        if len(family.seen.sizes) == _CHANGING:
+            family.rows(problem.program)  # while the first tasks are at hand, so that a checkpoint holds it
         begins = 0 if is_recorded_now(self._options) else _SETTLED
         if runs <= begins or wanted.tasks > self._most_tasks:
             return None

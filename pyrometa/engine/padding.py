@@ -97,12 +97,13 @@ def stacked(
 
 def _stacked(sets: Sequence[Data], size: int, rows: CountedRows) -> Data:
     columns = []
+    firsts = [nest.tensors(data.args)[0] for data in sets]
     for column, has_rows in zip(
         zip(*(nest.tensors(data.args) for data in sets), strict=True), rows.padded, strict=True
     ):
-        if has_rows:
+        if has_rows and all(tensor.shape[1] == first.shape[1] for tensor, first in zip(column, firsts, strict=True)):
             columns.append(torch.cat([_repeated(tensor, size) for tensor in column]))
-        elif len({tensor.shape[1:] for tensor in column}) == 1:
+        elif not has_rows and len({tensor.shape[1:] for tensor in column}) == 1:
             columns.append(torch.cat(column))
         else:
             raise NotPaddableError("a tensor has another number of rows than the first, or differs elsewhere")

@@ -117,7 +117,7 @@ def _zeros(padding: str | Numbers, kernel: Tensor, dilation: Numbers) -> Numbers
         return padding
     if padding == "valid":
         return 0
-    by = [dilation] * (kernel.dim() - 2) if isinstance(dilation, int) else dilation
+    by = _spread(dilation, kernel.dim() - 2)
     both = [d * (k - 1) for d, k in zip(by, kernel.shape[2:], strict=True)]
     return None if any(n % 2 for n in both) else [n // 2 for n in both]
 
@@ -145,9 +145,14 @@ def _planes(images: Tensor) -> Tensor:
     return images.unsqueeze(2) if images.dim() == 3 else images
 
 
+def _spread(value: Numbers, dims: int) -> list[int]:
+    """A number for each dimension, of which torch takes a single one, or a list of one, for all."""
+    return [value] * dims if isinstance(value, int) else [*value] * (dims // len(value))
+
+
 def _two(value: Numbers, dims: int, of_height: int) -> _Two:
     """A number for height and one for width; of sequences the one given is for their length."""
-    given = [value] * dims if isinstance(value, int) else [*value] * (dims // len(value))
+    given = _spread(value, dims)
     return (of_height, given[0]) if dims == 1 else (given[0], given[1])
 
 

@@ -210,29 +210,44 @@ def test_recordings_are_kept_by_their_bytes():
 
 
 def changing(meta, runs):
-    """Losses of meta-batches of ever other sizes, the same for each run."""
+    """Losses of meta-batches of three sizes at first, and then of one, the same for each run."""
     found = []
     for run in runs:
         torch.manual_seed(run)
-        found.append(meta.step(stacked(2 + run % 3, 2 + run * 5 % 7)))
+        found.append(meta.step(stacked(2 + run % 3, 3 + max(0, 2 - run))))
     return found
 
 
-@pytest.mark.parametrize("record", ["auto", True])
-def test_a_resumed_run_pads_to_what_the_whole_one_does(record, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("record", "saved"), [("auto", 3), ("auto", 10), (True, 10)])
+def test_a_resumed_run_pads_to_what_the_whole_one_does(record, saved, tmp_path, monkeypatch):
     engine = pm.Engine(record=record, compile=False)
     monkeypatch.setattr(families, "_SETTLED", 3)
     monkeypatch.setattr(recordings, "_PATIENCE", 2)
     whole = meta_svi(engine)
-    changing(whole, range(9))
+    changing(whole, range(saved))
     whole.save(tmp_path / "meta.safetensors")
-    expected = changing(whole, range(9, 12))
+    expected = changing(whole, range(saved, 12))
     pyro.clear_param_store()
     rest = meta_svi(engine)
     rest.load(tmp_path / "meta.safetensors")
-    assert changing(rest, range(9, 12)) == expected
+    assert changing(rest, range(saved, 12)) == expected
     assert len(rest.recordings()) == 1
     assert rest.checkpoint()["runs"] == whole.checkpoint()["runs"]
+
+
+def two_plates(x, w):
+    weight = pyro.sample("weight", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(weight[0], 0.5), obs=x[:, 0])
+    with pyro.plate("others", len(w)):
+        pyro.sample("w", dist.Normal(weight[1], 0.5), obs=w)
+
+
+def test_rows_that_were_as_many_by_chance_are_not_taken_for_the_same():
+    metas = [meta_svi(engine, two_plates, steps=1) for engine in (RECORDED, LOOP)]
+    assert_same(*metas, [(stacked(2, rows), stacked(2, rows)) for rows in (5, 3, 4, 7)])
+    others = [(stacked(2, rows)[0], stacked(2, 3)[1]) for rows in (7, 4)]
+    assert_same(*metas, [(tasks, tasks) for tasks in others])
 
 
 class Unhashable(pm.Unrolled):
