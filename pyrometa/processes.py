@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from pyrometa import nest
 from pyrometa.errors import NonFiniteError, ProcessError, in_short
+from pyrometa.generators import states as generator_states
 from pyrometa.types import TaskBatch
 
 _CURES = {
@@ -122,7 +123,7 @@ class Processes:
             ProcessError: with the cure.
         """
         if self.count > 1:
-            generators = checksum(_generators())
+            generators = checksum(generator_states())
             self.check_alike({"meta-batches": checksum(nest.tensors(batch)), "random generators": generators})
 
     def check_alike(self, checksums: Mapping[str, int]) -> None:
@@ -176,12 +177,6 @@ def checksum(tensors: Iterable[Tensor], of: int = 0) -> int:
 
 def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _generators() -> list[Tensor]:
-    """The states of torch's: on CUDA of the current device alone, as each process has its own."""
-    on_gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *on_gpu]
 
 
 def _device() -> torch.device:

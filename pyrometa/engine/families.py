@@ -1,7 +1,7 @@
 """What tasks of changing sizes are padded to, so that one recording serves a family of shapes.
 
-To record takes as long as some hundred runs, and a replay of a small program takes its time for operations, not for
-numbers: 16 tasks of 64 rows take twice as long as 4 tasks of 8, which is gained back only after a thousand replays. So
+To record takes as long as some dozens of runs, and a replay of a small program takes its time for operations, not for
+numbers: 16 tasks of 64 rows take twice as long as 4 tasks of 8, which is gained back only after hundreds of replays. So
 all sizes that have been seen are padded to one, as long as operations are what takes the time.
 """
 

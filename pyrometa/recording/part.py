@@ -15,11 +15,10 @@ from torch.autograd.function import once_differentiable
 from pyrometa import generators
 from pyrometa.recording.held import held
 from pyrometa.recording.record import compiled_graph
+from pyrometa.recording.recordable import Graph
 from pyrometa.recording.simplify import simplified
 from pyrometa.recording.split import Halves, split
 from pyrometa.recording.tracing import Traced, Tracing
-
-_Graph = Callable[..., Sequence[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +36,8 @@ class Part:
         seconds: how long it took to record, and to compile; None for the latter where it was not compiled.
     """
 
-    forward: _Graph
-    back: _Graph | None
+    forward: Graph
+    back: Graph | None
     read: tuple[int, ...]
     results: int
     attached: tuple[int, ...]
@@ -171,7 +170,7 @@ def _products(results: Sequence[Tensor], by: Sequence[Tensor], along: Sequence[T
 
 def _run(
     halves: Halves, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], results: int, *, compiled: bool
-) -> tuple[_Graph, _Graph]:
+) -> tuple[Graph, Graph]:
     """What runs the halves: they themselves, or compiled."""
     if not compiled:
         return halves.forward.forward, halves.back.forward
