@@ -23,6 +23,7 @@ class Ran:
         compiling: seconds that the run waited for compiled code, which another process made meanwhile.
         gained: seconds that all this has gained so far, less what it cost; an estimate, of the means above.
         why: why it is not run in a quicker way; empty where only the number of runs decides.
+        graphs: of a recording on a GPU, how many of its parts are CUDA graphs, and why others are not; else empty.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Ran:
     compiling: float
     gained: float
     why: str
+    graphs: str
 
     def __str__(self) -> str:
         parts = zip(_STAGES, self.runs, self.milliseconds, strict=True)
@@ -41,6 +43,8 @@ class Ran:
         if self.recording:
             compiling = f", compiled in {self.compiling:.1f} s" if self.compiling else ""
             lines.append(f"  recorded in {self.recording:.1f} s{compiling}; gained so far: {self.gained:.1f} s")
+        if self.graphs:
+            lines.append(f"  CUDA graphs: {self.graphs}")
         if self.why:
             lines.append(f"  not quicker: {self.why}")
         return "\n".join(lines)
@@ -70,7 +74,7 @@ def _ran(account: Account) -> Ran:
     runs, each = zip(as_it_is, recorded, compiled, strict=True)
     times = tuple(None if seconds is None else 1e3 * seconds for seconds in each)
     costs = (account.recording, account.compiling, account.gained)
-    return Ran(account.title, account.stage, runs, times, *costs, account.why)  # type: ignore[arg-type]
+    return Ran(account.title, account.stage, runs, times, *costs, account.why, account.graphs)  # type: ignore[arg-type]
 
 
 def _each(milliseconds: float | None) -> str:

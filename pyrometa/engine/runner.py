@@ -141,7 +141,7 @@ class Runner:
 
     def accounts(self) -> list[Account]:
         """What there is to say of the runs."""
-        return list(self._recordings.accounts.values())
+        return self._recordings.told()
 
     def _batches(self, problem: Problem, groups: Sequence[TaskBatch], order: GradientOrder) -> Sequence[TaskBatch]:
         """Tasks of different sizes padded to a few shapes, where that can be done; else size by size."""

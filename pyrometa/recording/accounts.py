@@ -60,6 +60,7 @@ class Account:
         recording: seconds that it took to record.
         compiling: seconds that were waited for the compiled form.
         why: why it is run so and no quicker.
+        graphs: of a recording on a GPU, how many of its graphs are launched as a whole, and why others are not.
     """
 
     title: str
@@ -69,6 +70,7 @@ class Account:
     recording: float = 0.0
     compiling: float = 0.0
     why: str = ""
+    graphs: str = ""
 
     def add(self, stage: Stage, seconds: float) -> None:
         """A run; the first at a stage warms up, and its time does not count."""

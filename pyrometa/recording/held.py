@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+KEPT = 256 * 2**20
+"""Bytes that recordings may hold together: about a hundred of a thousand operations each."""
+
 _NODE = 2_400
 """Bytes of an operation: its node, its share of the code. Measured over recordings of 270 to 1,100 operations."""
 
 
 def held(operations: int, *graphs: Callable[..., Any]) -> int:
-    """Bytes of so many operations, and of the constants of their graphs."""
-    return operations * _NODE + sum(map(_constants, graphs))
+    """Bytes of so many operations, of the constants of their graphs, and of what captured graphs hold."""
+    return operations * _NODE + sum(_constants(graph) + getattr(graph, "bytes", 0) for graph in graphs)
 
 
 def _constants(graph: Callable[..., Any]) -> int:

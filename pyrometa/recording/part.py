@@ -13,6 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pyrometa import generators
+from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.held import held
 from pyrometa.recording.record import compiled_graph
 from pyrometa.recording.recordable import Graph
@@ -112,8 +113,8 @@ def record_part(
     forward, back = _run(halves, [inputs[i] for i in halves.read], joint.cotangents, results, compiled=compiled)
     left = len(halves.forward.graph.nodes) + len(halves.back.graph.nodes)
     return Part(
-        forward,
-        back if joint.attached else None,
+        captured(forward, halves.forward, inputs),
+        captured(back, halves.back, joint.cotangents) if joint.attached else None,
         halves.read,
         results,
         joint.attached,

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
+from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.held import held
 from pyrometa.recording.recordable import Graph, Recordable
 from pyrometa.recording.simplify import simplified
@@ -94,7 +95,7 @@ def record(
     done = time.perf_counter()
     operations = compiled_graph(graph, inputs) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
-    return Recording(operations, result, (len(graph.graph.nodes), count), seconds)
+    return Recording(captured(operations, graph, inputs), result, (len(graph.graph.nodes), count), seconds)
 
 
 def trace(

@@ -13,10 +13,12 @@ from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.errors import UnsupportedProgramError
 from pyrometa.internals import tree_leaves
+from pyrometa.recording import cuda_graphs
 from pyrometa.recording.accounts import Account, Counts, Stage
 from pyrometa.recording.agreement import agree
 from pyrometa.recording.fingerprint import Fingerprint
 from pyrometa.recording.going_over import GoingOver
+from pyrometa.recording.held import KEPT
 from pyrometa.recording.record import record
 from pyrometa.recording.recordable import Recordable, Replayable
 from pyrometa.types.latest import Latest, LatestBytes
@@ -26,10 +28,6 @@ _PATIENCE = 40
 
 _UNUSED = 3
 """Recordings in a row of which none was replayed, after which there is no point in another."""
-
-_KEPT = 256 * 2**20
-"""Bytes that recordings may hold together: about a hundred of a thousand operations each."""
-
 
 _WATCHED = 512
 """Of how many functions it is remembered what became of them."""
@@ -50,7 +48,7 @@ class Recordings:
     """
 
     def __init__(self, *, eager: bool, compiled: bool | Literal["auto"]) -> None:
-        self.kept: LatestBytes[tuple[Hashable, Fingerprint], Replayable] = LatestBytes(_KEPT)
+        self.kept: LatestBytes[tuple[Hashable, Fingerprint], Replayable] = LatestBytes(KEPT)
         self.counts = Counts()
         self.accounts: Latest[Hashable, Account] = Latest(_WATCHED)
         self._eager, self._compiled = eager, compiled
@@ -82,6 +80,14 @@ class Recordings:
     def ran(self, function: Recordable, recording: Replayable | None, seconds: float) -> None:
         """Note how long a run took."""
         self._account(function.key, function).add(self._stage(recording), seconds)
+
+    def told(self) -> list[Account]:
+        """What there is to say of the runs."""
+        for (key, _), recording in self.kept.items():
+            account = self.accounts.get(key)
+            if account is not None:
+                account.graphs = cuda_graphs.told(recording)
+        return list(self.accounts.values())
 
     def _stage(self, recording: Replayable | None) -> Stage:
         if recording is None:
