@@ -60,9 +60,9 @@ __all__ = [
     "get_dynamic_layer_stack_depth",
     "get_unwrapped",
     "is_all_true",
+    "is_being_recorded",
     "is_functorch_wrapped_tensor",
     "is_of_all",
-    "is_recorded",
     "loaded_artifact",
     "maybe_get_bdim",
     "pack_padded_sequence",
@@ -101,7 +101,7 @@ def is_of_all(value: Tensor) -> bool:
     return bool(is_functorch_wrapped_tensor(value))
 
 
-def is_recorded() -> bool:
+def is_being_recorded() -> bool:
     """Whether what runs is written down, by a dispatch mode that says that it ``records``."""
     return any(getattr(mode, "records", False) for mode in dispatch_modes())
 

@@ -235,9 +235,9 @@ def recorded_operations():
 
     x = torch.ones(2)
     with Mode():
-        assert internals.is_recorded()
+        assert internals.is_being_recorded()
         x.double().exp_()
-    assert not internals.is_recorded()
+    assert not internals.is_being_recorded()
     copy, exp = seen
     assert copy is torch.ops.aten._to_copy.default
     assert isinstance(exp, internals.OpOverload)

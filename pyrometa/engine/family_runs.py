@@ -9,7 +9,7 @@ from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.batch_function import BatchFunction
 from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.families import Families, Family
-from pyrometa.engine.options import Engine, is_recorded
+from pyrometa.engine.options import Engine, may_be_recorded
 from pyrometa.engine.padding import repeated
 from pyrometa.engine.plan import Plan
 from pyrometa.engine.problem import CountingFunction, PathFunction, Problem
@@ -42,7 +42,7 @@ class FamilyRuns:
 
     def run(self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction) -> tuple[Results | None, bool]:
         """The function of all tasks, or None where they go as they are; and whether that may be recorded then."""
-        if not groups or not is_recorded(self._options):
+        if not groups or not may_be_recorded(self._options):
             return None, False
         family = self.families.family(problem, groups, function)
         if not family.seen.pads:

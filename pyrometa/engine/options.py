@@ -65,7 +65,7 @@ class Engine:
         return {name: getattr(self, name) for name in names}
 
 
-def is_recorded(options: Engine) -> bool:
+def may_be_recorded(options: Engine) -> bool:
     """Whether what is run may be recorded."""
     return options.record is not False and options.vectorize is not False
 

@@ -67,7 +67,7 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
         groups: int = 1,
     ) -> Tensor:
         """As torch's function of the name."""
-        zeros = _zeros(padding, weight, dilation)
+        zeros = _zeros(padding, weight, dilation, stride)
         if zeros is None or not _is_plain(input, dims, groups):
             return function(input, weight, bias, stride, padding, dilation, groups)
         images, layout = _planes(input), _Layout.of(weight, dilation, zeros, stride)
@@ -111,12 +111,14 @@ def _is_plain(input: Tensor, dims: int, groups: int) -> bool:
     return groups == 1 and input.dim() == dims + 2 and input.device.type == "cpu" and input.is_floating_point()
 
 
-def _zeros(padding: str | Numbers, kernel: Tensor, dilation: Numbers) -> Numbers | None:
-    """How many zeros are on both sides of images; None where one side has more of them."""
+def _zeros(padding: str | Numbers, kernel: Tensor, dilation: Numbers, stride: Numbers) -> Numbers | None:
+    """How many zeros are on both sides of images; None where one side has more of them, or torch refuses to say."""
     if not isinstance(padding, str):
         return padding
     if padding == "valid":
         return 0
+    if padding != "same" or set(_spread(stride, kernel.dim() - 2)) != {1}:
+        return None
     by = _spread(dilation, kernel.dim() - 2)
     both = [d * (k - 1) for d, k in zip(by, kernel.shape[2:], strict=True)]
     return None if any(n % 2 for n in both) else [n // 2 for n in both]

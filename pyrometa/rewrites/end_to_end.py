@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pyrometa.internals import is_recorded
+from pyrometa.internals import is_being_recorded
 
 
 def pack(parts: Sequence[Tensor]) -> Tensor:
@@ -23,7 +23,7 @@ def pack(parts: Sequence[Tensor]) -> Tensor:
 
 def pack_in_vmap(parts: Sequence[Tensor]) -> Tensor:
     """The same under ``vmap``, where a custom derivative costs more than it saves unless it is being recorded."""
-    return pack(parts) if is_recorded() else torch.cat(list(parts), -1)
+    return pack(parts) if is_being_recorded() else torch.cat(list(parts), -1)
 
 
 def unpack(flat: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

@@ -65,6 +65,15 @@ def of_first(processes: Processes, value: _Value) -> _Value:
     return held[0]
 
 
+def of_each(processes: Processes, value: _Value) -> list[_Value]:
+    """What each process has, in all of them."""
+    if processes.count == 1:
+        return [value]
+    held: list[Any] = [None] * processes.count
+    distributed.all_gather_object(held, value)
+    return held
+
+
 def agreed(processes: Processes, numbers: list[int]) -> list[int]:
     """The largest of each number over the processes."""
     if processes.count == 1:

@@ -81,6 +81,10 @@ class Run:
         (batch, _), self.first = self.first, None
         return batch
 
+    def runs(self) -> Any:
+        """How often what was run here, which decides when this process runs it another way."""
+        return self.meta.checkpoint()["runs"]
+
     def state_dict(self, position: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds: the state of ``meta``, and that of the run besides."""
         run = {
@@ -121,7 +125,11 @@ def begin(run: Run, found: Found | None) -> None:
 
 def _go_on(run: Run, saved: Mapping[str, Any]) -> None:
     told = saved["run"]
-    run.meta.load_state_dict({part: value for part, value in saved.items() if part != "run"})
+    learned = {part: value for part, value in saved.items() if part != "run"}
+    runs = told.get("runs", [])  # of each process, unless the file is of an earlier version
+    if len(runs) == run.processes.count:
+        learned["runs"] = runs[run.processes.rank]
+    run.meta.load_state_dict(learned)
     run.state, run.first = State(**told["state"]), None
     for name, part, state in (("schedule", run.scheduler, told["scheduler"]), *_callbacks(run, told["callbacks"])):
         if (part is None) != (state is None):

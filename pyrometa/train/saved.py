@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyrometa.train.folder import Folder
+from pyrometa.train.group import of_each
 from pyrometa.train.run import Run
 
 
@@ -20,8 +21,9 @@ def save(run: Run, position: Mapping[str, Any], *, last: bool = False) -> None:
     state, folder = run.state, run.folder
     run.count_seconds()
     state.written = [*(step for step in state.written if step != state.step), state.step][-2:]
+    runs = of_each(run.processes, run.runs())
     if folder is not None and run.processes.rank == 0 and run.saved != state.step:
-        _write(run, folder, position)
+        _write(run, folder, {**position, "runs": runs})
         run.saved = state.step
     run.reports.saved(last)
 

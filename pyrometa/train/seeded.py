@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyrometa.generators import states
 from pyrometa.saving import generators, set_generators
 
 
@@ -35,7 +36,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def own_generators() -> dict[str, Any]:
     """The generators' states: on CUDA of the current device alone, so that they are alike in all processes."""
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+    _, *cuda = states()
     return {**generators(), "cuda": cuda}
 
 

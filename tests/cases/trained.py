@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import pyrometa as pm
 from pyrometa import saving
+from pyrometa.recording import recordings
 from pyrometa.saving.structure import taken_apart
 from pyrometa.tasks import MetaBatch, SinusoidTasks, TaskSampler
 
@@ -179,5 +180,6 @@ def case(out=None, resume=None, source="sampler", engine="engine", late=None, **
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    recordings._PATIENCE = 4  # so that after a few steps some processes go over, and others do not
     results = [RANK, [case(**options) for options in json.loads(sys.argv[1])]]
     sys.stdout.write(json.dumps(results) + "\n")  # as one, whatever other processes write

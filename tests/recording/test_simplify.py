@@ -131,7 +131,8 @@ def test_operations_are_on_what_is_expanded_not_on_what_it_is_expanded_to():
 
 def test_results_can_be_written_to():
     def constants(x, y):
-        return [torch.zeros_like(x), torch.arange(4.0), x[:, :1].expand(3, 4), y[0].exp().expand(3, 4).neg()]
+        parts = torch.arange(6.0).split([2, 4])[1], torch.arange(4000.0)[::1000]  # the latter is too large to be kept
+        return [torch.zeros_like(x), *parts, x[:, :1].expand(3, 4), y[0].exp().expand(3, 4).neg()]
 
     graph = recorded(constants, X, Y)
     before = [value.clone() for value in graph(X, Y)]

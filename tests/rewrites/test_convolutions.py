@@ -105,6 +105,12 @@ def test_others_stay_torchs(name, products):
     assert torch.equal(found, layer(x))
 
 
+@pytest.mark.parametrize("options", [{"padding": "same", "stride": (1, 2)}, {"padding": "full"}], ids=str)
+def test_what_torch_refuses_is_refused(options):
+    with BatchedNoise(()), pytest.raises(RuntimeError, match="padding"):
+        F.conv2d(torch.randn(1, 1, 6, 7), torch.randn(15, 1, 3, 3), **options)
+
+
 SIDE_BY_SIDE_CASES = {
     "conv": (F.conv2d, (2, 1, 4, 3), 4),
     "transposed": (F.conv_transpose2d, (2, 4, 2, 3), 1),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from pyrometa.internals import OpOverload
 from pyrometa.recording.simplify.cheaper import Operation, cheaper
 from pyrometa.recording.simplify.known import Known, KnownValues, hashable, nodes_in
 from pyrometa.recording.simplify.rules import VIEWS, existing
@@ -77,7 +78,7 @@ class Numbering:
 
     def _own(self, node: Node) -> Node:
         """A result with memory of its own, so that whoever gets it can write to it: no expanded tensor, no constant."""
-        if node.op != "get_attr" and node.target is not _EXPAND:
+        if node.target is not _EXPAND and _seen(node).op != "get_attr":
             return node
         return self._new_call(
             _aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, self.known[node]
@@ -214,3 +215,14 @@ class Numbering:
         """Nodes in the shapes of the parts."""
         shapes = (list(self.known[part].shape) for part in parts)
         return [self._call(_aten.view.default, (node, shape), {}) for node, shape in zip(nodes, shapes, strict=True)]
+
+
+def _seen(node: Node) -> Node:
+    """What a view, or a part of a tensor that was split, is of; any other node itself."""
+    while node.target is operator.getitem or _is_view(node.target):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _is_view(target: Any) -> bool:
+    return isinstance(target, OpOverload) and any(result.alias_info for result in target._schema.returns)
