@@ -15,7 +15,7 @@ from pyrometa.engine.batch import BatchPath, side_by_side
 from pyrometa.engine.in_parts import InParts
 from pyrometa.engine.own_tensors import on_others, own_tensors
 from pyrometa.engine.packed_noise import unpacked
-from pyrometa.engine.problem import Problem, comparable
+from pyrometa.engine.problem import PathFunction, Problem, comparable
 from pyrometa.explain.reasons import told
 from pyrometa.inner import GradientOrder
 from pyrometa.nest import Same
@@ -50,10 +50,7 @@ class BatchFunction(Asked):
     @property
     def title(self) -> str:
         """What is computed, of how many tasks of which shape."""
-        shapes = ", ".join(str(tuple(value.shape[1:])) for value in nest.tensors(self.batch.support.args))
-        tasks = f"{len(self.batch)} tasks" if len(self.batch) > 1 else "1 task"
-        name, steps = type(self.function).__name__, self.problem.steps
-        return f"{name} of {tasks} of {shapes or 'no tensors'}, {steps} inner steps"
+        return title(self.problem, self.batch, self.function)
 
     def state(self, known: Fingerprint | None) -> Fingerprint:
         """All that the program depends on besides tensors, and the objects among the tasks' data."""
@@ -100,3 +97,10 @@ class BatchFunction(Asked):
         *support_noise, query_noise = (unpacked(given, draws) for draws in (*batch.support_noise, batch.query_noise))
         problem, batch = on_others(self.problem, batch, iter(leaves))
         return problem, replace(batch, support_noise=tuple(support_noise), query_noise=query_noise)
+
+
+def title(problem: Problem, batch: TaskBatch, function: PathFunction) -> str:
+    """What is computed, of how many tasks of which shape."""
+    shapes = ", ".join(str(tuple(value.shape[1:])) for value in nest.tensors(batch.support.args))
+    tasks = f"{len(batch)} tasks" if len(batch) > 1 else "1 task"
+    return f"{type(function).__name__} of {tasks} of {shapes or 'no tensors'}, {problem.steps} inner steps"

@@ -34,6 +34,7 @@ class ProvedPlans:
     def __init__(self, options: Engine) -> None:
         self._options = options
         self.kept: Latest[Any, Plan | None] = Latest(_KEPT)
+        self._reasons: Latest[Any, str] = Latest(_KEPT)
         self._warned = False
 
     def plan(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
@@ -63,6 +64,15 @@ class ProvedPlans:
             self.kept[key] = self._made(problem, tasks, order, warn=warn)
         return self.kept[key]
 
+    def why_none(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> str:
+        """Why tasks are run one by one, where :meth:`plan` has none for them."""
+        if self._options.vectorize is False:
+            return "Engine(vectorize=False) runs tasks one by one"
+        key = _key(problem, tasks, order)
+        if key in self._reasons:
+            return f"tasks can't be run side by side: {self._reasons[key]}"
+        return "a single task is as quick by itself" if len(tasks) == 1 else "these tasks do not prove another way"
+
     def remade(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
         """A plan made anew in the place of one that fails, or None as from :meth:`plan`."""
         try:
@@ -72,9 +82,10 @@ class ProvedPlans:
         self.kept[_key(problem, tasks, order)] = plan
         return plan
 
-    def give_up(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> None:
+    def give_up(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, reason: str) -> None:
         """From now on run tasks of this shape one by one."""
-        self.kept[_key(problem, tasks, order)] = None
+        key = _key(problem, tasks, order)
+        self.kept[key], self._reasons[key] = None, reason
         self._warned = True
 
     def _made(self, problem: Problem, tasks: TaskBatch, order: GradientOrder, *, warn: bool = True) -> Plan | None:
@@ -86,6 +97,7 @@ class ProvedPlans:
             plan, reason = self._tried(problem, tasks, order)
             if plan is not None:
                 return plan
+        self._reasons[_key(problem, tasks, order)] = str(reason)
         if warn and not self._warned:
             fall_back(self._options, str(reason), "run one by one")
         self._warned = True

@@ -15,7 +15,7 @@ from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.engine.at_meta_test import FastWeights, Scores
 from pyrometa.engine.attempt import SideBySideError, attempt
 from pyrometa.engine.batch import BatchPath
-from pyrometa.engine.batch_function import BatchFunction
+from pyrometa.engine.batch_function import BatchFunction, title
 from pyrometa.engine.data_rows import NotPaddableError
 from pyrometa.engine.fallback import fall_back
 from pyrometa.engine.family_runs import FamilyRuns, proved_padding
@@ -75,9 +75,19 @@ class Runner:
                 plan = self._plans.plan(problem, batch, function.order)
                 result = None if plan is None else self._together(problem, batch, function, plan, records=records)
                 if result is None:
-                    yield from one_by_one(problem, batch, function)
+                    yield from self._one_by_one(problem, batch, function)
                 else:
                     yield batch.index, result
+
+    def _one_by_one(
+        self, problem: Problem, batch: TaskBatch, function: PathFunction
+    ) -> Iterator[tuple[tuple[int, ...], Any]]:
+        started = time.perf_counter()
+        yield from one_by_one(problem, batch, function)
+        name, accounts = title(problem, batch, function), self._recordings.accounts
+        if name not in accounts:
+            accounts[name] = Account(name, why=self._plans.why_none(problem, batch, function.order))
+        accounts[name].add("as it is", time.perf_counter() - started)
 
     def scores(self, problem: Problem, groups: Sequence[TaskBatch], at: Collection[int]) -> dict[int, Tensor]:
         """Query losses of shape ``(len(at),)`` after several numbers of inner steps, by position in the meta-batch."""
@@ -215,7 +225,7 @@ class Runner:
             reason = told(problem.program, error.raised)
         for task in batch.tasks():  # what fails by itself as well is a task's fault, and no plan's
             function(TaskPath(problem, task, function.order, function.unrolled_steps))
-        self._plans.give_up(problem, batch, function.order)
+        self._plans.give_up(problem, batch, function.order, reason)
         fall_back(self._options, reason, "run one by one")
         return None
 

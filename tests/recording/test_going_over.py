@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -254,12 +255,36 @@ def test_a_state_without_counts_is_taken_over():
     assert list(meta.checkpoint()["runs"][repr(pm.Engine())]["counts"].values()) == [2]
 
 
-@pytest.mark.parametrize("options", [{"record": False}, {"vectorize": False}])
-def test_what_is_not_to_be_recorded_is_not(options):
-    meta = meta_svi(pm.Engine(**options))
+def test_what_is_not_to_be_recorded_is_not():
+    meta = meta_svi(pm.Engine(record=False))
     losses(meta, RUNS + 1)
     assert meta.recordings() == []
     assert str(meta.engine_report()) == "nothing was run that could be recorded"
+
+
+def in_python(y):
+    """A model that vmap can't run."""
+    model(y * (1.0 if y.sum().item() > 0 else 2.0))
+
+
+@pytest.mark.filterwarnings("ignore:tasks are run one by one")
+@pytest.mark.parametrize(
+    ("model", "engine", "tasks", "why"),
+    [
+        (model, pm.Engine(vectorize=False), 4, r"Engine\(vectorize=False\) runs tasks one by one"),
+        (model, pm.Engine(), 1, "a single task is as quick by itself"),
+        (in_python, pm.Engine(), 4, r"tasks can't be run side by side: .*\.item\(\)"),
+    ],
+    ids=["asked for", "single", "refused"],
+)
+def test_a_loop_is_told_of(model, engine, tasks, why):
+    meta = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.01}), engine=engine)
+    for _ in range(2):
+        meta.evaluate(1.0 + torch.randn(tasks, 5), steps=(1,))
+    [ran] = meta.engine_report().ran
+    assert (ran.stage, ran.runs) == ("as it is", (2, 0, 0))
+    assert re.match(why, ran.why)
+    assert f"not quicker: {ran.why}" in str(meta.engine_report())
 
 
 def test_compiling_needs_a_recording():
