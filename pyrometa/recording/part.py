@@ -110,10 +110,11 @@ def record_part(
     operations, results = len(joint.traced.graph.nodes), joint.results
     halves = split(simplified(joint.traced, [*inputs, *joint.cotangents]), len(inputs), results)
     done = time.perf_counter()
-    forward, back = _run(halves, [inputs[i] for i in halves.read], joint.cotangents, results, compiled=compiled)
+    read = [inputs[i] for i in halves.read]
+    forward, back = _run(halves, read, joint.cotangents, results, compiled=compiled)
     left = len(halves.forward.graph.nodes) + len(halves.back.graph.nodes)
     return Part(
-        captured(forward, halves.forward, inputs),
+        captured(forward, halves.forward, read),
         captured(back, halves.back, joint.cotangents) if joint.attached else None,
         halves.read,
         results,

@@ -29,7 +29,7 @@ def stand_in(operations, inputs):
 
     def replay():
         for place, value in zip(results, operations(*inputs), strict=True):
-            place.copy_(value)
+            place.untyped_storage().copy_(value.untyped_storage())
 
     return Launch(replay, results, 1000)
 
@@ -41,7 +41,7 @@ def _cpu_captures(monkeypatch):
 
 def recorded(function, *given, capture=None):
     """A function of tensors that is captured at its second call."""
-    traced, _ = trace(lambda tensors: [function(*tensors)], list(given), {})
+    traced, _ = trace(lambda tensors: function(*tensors), list(given), {})
     graph = GraphModule(traced, traced.graph)
     return Captured(graph, graph, capture or CAPTURES[given[0].device.type])
 
@@ -53,15 +53,21 @@ def many(x, y):
     return x
 
 
+def results(x, y):
+    """Several: one is expanded, one is given, one is seen in what is given, one is no float."""
+    made = many(x, y)
+    return [made, x[:1].exp().expand(3, 4), x, y[1], made > 0]
+
+
 def test_calls_are_captured_at_the_second_and_their_results_are_their_own():
     given = [torch.randn(2, 3, 4, dtype=torch.float64).unbind() for _ in range(5)]
-    graph, found, captured = recorded(many, *given[0]), [], []
+    graph, found, captured = recorded(results, *given[0]), [], []
     for values in given:
-        found += graph(*values)
+        found.append(graph(*values))
         captured.append(graph.launch is not None)
-    assert captured == [False, True, True, True, True]
-    for result, values in zip(found, given, strict=True):
-        torch.testing.assert_close(result, many(*values), rtol=1e-12, atol=1e-14)
+    assert captured == [False, True, True, True, True], graph.why
+    for made, values in zip(found, given, strict=True):
+        torch.testing.assert_close(made, results(*values), rtol=1e-12, atol=1e-14)
 
 
 def test_tensors_of_an_inference():
