@@ -1,8 +1,10 @@
 """The strict bench: every test and doctest starts clean, and one that leaks global state fails."""
 
+import gc
 import importlib
 import random
 import warnings
+from collections import defaultdict
 
 import numpy as np
 import pyro
@@ -18,6 +20,34 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for name in ("sklearn.datasets", "torchvision", "learn2learn", "torchdata.stateful_dataloader"):
         importlib.import_module(name)
+
+gc.freeze()  # half a million objects of these packages, which each full collection would go through
+
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A test marked ``thinned(n)`` runs for every n-th combination of its parameters, and for the rest under ``slow``.
+
+    Combinations run whose positions on their axes, plus ``shift``, add up to a multiple of n, as in a Latin square: so
+    each value is there, and of three axes each pair, as long as the other axes have n values.
+    """
+    seen = defaultdict(dict)
+    for item in items:
+        for mark in item.iter_markers("thinned"):
+            position = mark.kwargs.get("shift", 0)
+            for names in _axes(item):
+                values = seen[item.parent, item.originalname, names]
+                position += values.setdefault(tuple(id(item.callspec.params[name]) for name in names), len(values))
+            if position % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+
+
+def _axes(item):
+    """The parameters of a test, those together that one ``parametrize`` gives together."""
+    given = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    direct = [tuple(names.split(",")) if isinstance(names, str) else tuple(names) for names in given]
+    return [*direct, *((name,) for name in item.callspec.params if name not in sum(direct, ()))]
 
 
 def _global_state():

@@ -24,5 +24,15 @@ def forked() -> AbstractContextManager[Any]:
     return torch.random.fork_rng(devices=_in_use())
 
 
+def seed(number: int) -> None:
+    """Seed the generators.
+
+    ``torch.manual_seed`` would have a traceback formatted at each call until CUDA is used, and keep the seed for then.
+    """
+    torch.default_generator.manual_seed(int(number))
+    if _in_use():
+        torch.cuda.manual_seed(int(number))
+
+
 def _in_use() -> list[int]:
     return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

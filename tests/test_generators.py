@@ -49,6 +49,24 @@ def test_a_gpu_that_nothing_uses_is_not_woken(monkeypatch):
         assert len(generators.states()) == 1
 
 
+def test_a_seed_gives_the_draws_that_it_gives_torch():
+    for seed in (0, -3, 2**62):
+        torch.manual_seed(seed)
+        expected = torch.randn(3)
+        generators.seed(seed)
+        assert torch.equal(torch.randn(3), expected)
+
+
+def test_a_seed_is_the_gpus_where_one_is_in_use_and_is_not_kept_for_one_that_is_not(gpu, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    monkeypatch.setattr(torch.cuda, "_lazy_call", None)
+    generators.seed(5)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    generators.seed(6)
+    assert seeds == [5]
+
+
 def test_a_new_tensor_from_a_generator_is_where_the_generator_is():
     """Under ``torch.set_default_device("cuda")`` torch refuses a generator of the CPU for a tensor without a device."""
     for path in SOURCES:

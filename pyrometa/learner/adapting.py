@@ -106,7 +106,7 @@ class Adapting:
         drawn: dict[str, Tensor] = {}
         with generators.forked(), naming_lines(learner.program):
             for index, support, _ in by_shape(tasks, tasks):
-                torch.manual_seed(seed)
+                generators.seed(seed)
                 batch = self._alike(learner, index, support, steps)
                 found = self._runner.drawn(problem, batch, count, diverged)
                 for name, values in _chosen(found, sites).items():

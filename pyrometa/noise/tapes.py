@@ -40,7 +40,7 @@ class Tapes:
         if key not in self._recorded:
             recorder = RecordNoise()
             with generators.forked(), torch.enable_grad():
-                torch.manual_seed(_SEED)
+                generators.seed(_SEED)
                 run(recorder)
             self._recorded[key] = recorder.tape
             self.kinds.add(recorder.tape)

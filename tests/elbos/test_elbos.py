@@ -89,6 +89,7 @@ def test_vectorised_particles(make, kind):
     assert_same(make(), lambda: KINDS[kind](num_particles=3, vectorize_particles=True))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("meta_gradient", [SECOND, FIRST], ids=["second", "first"])
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,6 +116,7 @@ ENUMERATED = [
 ]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("particles", [1, 2])
 @pytest.mark.parametrize("make", ENUMERATED, ids=lambda p: p.__name__)
 def test_enumeration(make, particles):
@@ -126,6 +128,7 @@ def test_enumeration_with_vectorised_particles(make):
     assert_same(make(), lambda: TraceEnum_ELBO(num_particles=3, vectorize_particles=True))
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("particles", [{}, {"num_particles": 2}, {"num_particles": 3, "vectorize_particles": True}])
 @pytest.mark.parametrize("elbo", [Trace_ELBO, KINDS["Renyi"]], ids=["Trace", "Renyi"])
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ class _Proof:
         differences (``bends``) are about as large as what it is off by, the loss has a kink there or curves too much to
         tell, so that another step size is tried; where none tells, nothing is held against the program.
         """
-        torch.manual_seed(_SEED + attempt)
+        generators.seed(_SEED + attempt)
         way = {name: torch.randn_like(self._start[name]) * _size(self._start[name]) for name in moved}
         here = self._at({}, 0.0)
         gradient = self._gradient(loss, here, create_graph=True)
@@ -195,7 +195,7 @@ class _Proof:
         return {name: value.detach().requires_grad_() for name, value in values.items()}
 
     def _gradient(self, loss: LossOfParams, values: Params, *, create_graph: bool = False) -> list[Tensor]:
-        torch.manual_seed(_SEED)
+        generators.seed(_SEED)
         with gated() as gate:
             value = loss(values)
         try:
@@ -217,7 +217,7 @@ class _Proof:
         here = self._at({}, 0.0)
         failing = (site for site in self._sites(here) if self._fails(self._part(site)))
         site = next(failing, None)
-        torch.manual_seed(_SEED)
+        generators.seed(_SEED)
         custom = _functions(self._objective(here) if site is None else self._sites(here)[site])
         if site is None:
             return f"autograd function {custom}" if custom else "the inner loss"
@@ -239,13 +239,13 @@ class _Proof:
 
     def _sites(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         held = self._held
-        torch.manual_seed(_SEED)
+        generators.seed(_SEED)
         return site_parts(self._program, values, self._data, held)
 
     @cached_property
     def _held(self) -> Trace:
         """Draws whose values no gradient passes, so that none may move with the parameters either."""
-        torch.manual_seed(_SEED)
+        generators.seed(_SEED)
         return held_draws(self._program, self._at({}, 0.0), self._data, self._program.guide_draws.score_function)
 
 
