@@ -24,7 +24,6 @@ with warnings.catch_warnings():
 gc.freeze()  # half a million objects of these packages, which each full collection would go through
 
 
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """A test marked ``thinned(n)`` runs for every n-th combination of its parameters, and for the rest under ``slow``.

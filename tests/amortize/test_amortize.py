@@ -1,5 +1,6 @@
 """pm.Amortize against a posterior in closed form, and what it refuses."""
 
+import copy
 import math
 
 import pyro
@@ -47,9 +48,15 @@ def normal_of(found, site):
     return found[f"{site}.loc"], torch.nn.functional.softplus(found[f"{site}.scale"] + 0.5413248546129181)
 
 
-@pytest.fixture
-def small():
+@pytest.fixture(scope="module")
+def built():
+    torch.manual_seed(0)
     return pm.Amortize(normal_mean, torch.zeros(6), rows=(2, 12), features=8, rounds=3, particles=2)
+
+
+@pytest.fixture
+def small(built):
+    return copy.deepcopy(built)
 
 
 def test_before_any_training_rounds_are_exact_on_a_conjugate_posterior(small):

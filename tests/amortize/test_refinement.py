@@ -1,5 +1,6 @@
 """Inner steps from proposals that are computed once, against an encoder that is run in every evaluation of the loss."""
 
+import copy
 import pickle
 
 import pyro
@@ -22,11 +23,17 @@ def tasks(*sizes):
     return [(torch.randn(n), torch.randn(n, 2)) for n in sizes]
 
 
-@pytest.fixture
-def amortized():
+@pytest.fixture(scope="module")
+def built():
+    torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     yield pm.Amortize(line, tasks(4)[0], tasks=tasks(5), features=4, rounds=1, inner=pm.SGD(0.01))
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def amortized(built):
+    return copy.deepcopy(built)
 
 
 def in_every_evaluation(amortized, inner):

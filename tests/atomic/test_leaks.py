@@ -100,6 +100,7 @@ def test_modules_hold_the_users_tensors(case):
     assert all(id(tensor) in ids for tensor in before.values())
 
 
+@pytest.mark.thinned(2)
 def test_only_step_changes_a_value(case):
     meta = meta_svi(case, inner=pm.SGD(0.01, learn="layer"))
     meta.init(case.support)
@@ -110,6 +111,7 @@ def test_only_step_changes_a_value(case):
         assert not all(same) if name == "step" else all(same), name
 
 
+@pytest.mark.thinned(2, shift=1)
 def test_a_users_grad_is_left_alone(case):
     meta = meta_svi(case)
     meta.init(case.support)
@@ -138,12 +140,14 @@ def assert_agree(first, second):
     assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
 
 
+@pytest.mark.thinned(2)
 def test_first_and_second_call_agree(case):
     for use in USES.keys() - {"init", "step"}:
         meta = meta_svi(case)
         assert_agree(seeded(use, meta, case), seeded(use, meta, case))
 
 
+@pytest.mark.thinned(2, shift=1)
 def test_under_no_grad(case):
     for use in USES.keys() - {"init", "step"}:
         with torch.no_grad():

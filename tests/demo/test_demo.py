@@ -127,36 +127,38 @@ def test_the_budget_is_images_times_gradients_with_second_order_twice():
     assert config.budget == {"pooled": 200 + 1300, "meta": 200 + 1284}
 
 
-def test_each_start_trains_for_its_budget(tmp_path):
+def numbers(config, out, progress=quietly):
+    result = Demo(config, out, progress).run()
+    return {**result, "seconds": None}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The numbers of a run, and how many items each of its stages has had."""
     lengths = {}
 
     def record(items, label):
         lengths[label] = len(items)
         return items
 
-    Demo(TINY, tmp_path, record).run()
+    return numbers(TINY, tmp_path_factory.mktemp("tiny"), record), lengths
+
+
+def test_each_start_trains_for_its_budget(tiny):
+    _, lengths = tiny
     assert lengths["pooled VAE by SVI"] == TINY.pooled_steps
     assert lengths["pooled VAE, extra budget"] == TINY.extra_pooled_steps
     assert lengths["meta-training"] == TINY.meta_steps
 
 
-def numbers(config, out):
-    result = Demo(config, out).run()
-    return {**result, "seconds": None}
-
-
-def test_one_seed_gives_one_result(tmp_path):
-    first = numbers(TINY, tmp_path)
+def test_one_seed_gives_one_result_and_leaves_the_generator_and_the_param_store_alone(tiny, tmp_path):
+    first, _ = tiny
+    pyro.param("mine", torch.ones(2))
     torch.rand(3)
+    before = torch.get_rng_state()
     assert numbers(TINY, tmp_path) == first
     other = numbers(replace(TINY, seed=1), tmp_path)
     assert other["curves"] != first["curves"]
-
-
-def test_it_leaves_the_generator_and_the_param_store_alone(tmp_path):
-    pyro.param("mine", torch.ones(2))
-    before = torch.get_rng_state()
-    Demo(TINY, tmp_path).run()
     assert torch.equal(torch.get_rng_state(), before)
     assert list(pyro.get_param_store().keys()) == ["mine"]
 

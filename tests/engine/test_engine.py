@@ -39,6 +39,7 @@ def assert_same(case, engine, **options):
     meta_cases.assert_equal(grads, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("local", [False, True], ids=["store", "local"])
 @pytest.mark.parametrize("low_rank", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 5])
@@ -48,6 +49,7 @@ def test_engine_equals_loop(make, steps, low_rank, local):
         assert_same(make(), pm.Engine(vectorize=True, low_rank=low_rank), steps=steps)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("low_rank", [False, True])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("learn", [None, "rate", "layer", "layer_step", "parameter"])
@@ -79,7 +81,6 @@ class Network(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     rule=st.sampled_from([pm.SGD, pm.Momentum, functools.partial(pm.Momentum, nesterov=True)]),
     widths=st.lists(st.integers(1, 6), max_size=3),
@@ -91,7 +92,7 @@ class Network(nn.Module):
     first_order=st.booleans(),
     chunk_size=st.none() | st.integers(1, 3),
 )
-def test_networks_and_tasks_of_any_size(rule, widths, bias, sizes, steps, learn, low_rank, first_order, chunk_size):
+def networks_and_tasks_of_any_size(rule, widths, bias, sizes, steps, learn, low_rank, first_order, chunk_size):
     pyro.clear_param_store()
     torch.manual_seed(0)
     tasks = [[torch.randn(n, 2, dtype=torch.float64) for n in sizes] for _ in range(2)]
@@ -103,6 +104,11 @@ def test_networks_and_tasks_of_any_size(rule, widths, bias, sizes, steps, learn,
         meta_gradient=pm.Unrolled(first_order=first_order),
         reduction="mean",
     )
+
+
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_networks_and_tasks_of_any_size(examples):
+    settings(max_examples=examples, deadline=None, derandomize=True)(networks_and_tasks_of_any_size)()
 
 
 @pytest.mark.parametrize("record", [False, True])

@@ -51,7 +51,10 @@ def test_the_posterior_predictive_is_a_mean_over_draws():
     torch.testing.assert_close(omniglot_classify.predictive_nll(meta.model, meta.guide, x, y, draws=3), expected)
 
 
-@pytest.mark.parametrize(("task", "adapt"), [("character", "both"), ("alphabet", "both"), ("character", "guide")])
+@pytest.mark.parametrize(
+    ("task", "adapt"),
+    [("alphabet", "both"), ("character", "guide"), pytest.param("character", "both", marks=pytest.mark.slow)],
+)
 def test_generate_compares_the_starts(tmp_path, task, adapt, capsys):
     arguments = ["--quick", "--task", task, "--adapt", adapt, "--out", str(tmp_path)]
     result = omniglot_generate.main(arguments)

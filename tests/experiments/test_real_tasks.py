@@ -24,7 +24,7 @@ TASKS = {"chem97": chem97, "radon": radon, "theoph": theoph, "mixtures": mixture
     ("name", "learned"),
     [
         ("chem97", 2),
-        ("theoph", 4),
+        pytest.param("theoph", 4, marks=pytest.mark.slow),
         pytest.param("radon", 4, marks=pytest.mark.slow),
         pytest.param("mixtures", 2, marks=pytest.mark.slow),
     ],

@@ -37,6 +37,7 @@ def test_one_seed_gives_one_run(tmp_path):
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 def test_five_default_epochs_pass_190_nats(tmp_path):
     epochs = vae_svi.main(["--out", str(tmp_path), "--iwae-samples", "1"])
     assert len(epochs) == 5

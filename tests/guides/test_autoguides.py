@@ -103,6 +103,7 @@ def guide(request, row):
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.filterwarnings("ignore:TraceMeanField_ELBO forgets the Jacobian")  # its gradient is exact all the same
 def test_meta_learns(row, guide, assert_meta_slope):
     support, query = 1 + torch.randn(3, 4, 2, dtype=F64), 1 + torch.randn(3, 5, 2, dtype=F64)

@@ -96,6 +96,7 @@ def losses(meta, *tasks):
     return meta.evaluate(tasks if len(tasks) > 1 else tasks[0])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("guide", [AutoNormal, AutoDiagonalNormal, own_guide])
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_steps_are_those_of_the_whole_hessian(y, guide, vectorize, dense, products):

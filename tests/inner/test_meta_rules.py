@@ -82,6 +82,7 @@ def test_bare_and_constrained_parameters(name, make):
     assert_slopes(meta_svi(case, name), case)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("make", [modules, auto_normal], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", RULES)
 def test_tasks_side_by_side_have_the_numbers_of_one_by_one(name, make):

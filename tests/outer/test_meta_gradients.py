@@ -42,6 +42,7 @@ def assert_finite_differences(meta, case, eps=1e-6):
             torch.testing.assert_close(grad[i], slope, rtol=2e-6, atol=2e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("adapt", ["guide", "both"])
 def test_second_order_against_finite_differences(case, adapt):
     assert_finite_differences(meta_svi(case, adapt=adapt), case)

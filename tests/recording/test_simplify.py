@@ -287,13 +287,12 @@ OPERATIONS = {
 }
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=10
     )
 )
-def test_programs_and_their_second_derivatives(program):
+def programs_and_their_second_derivatives(program):
     def run(*inputs):
         inputs = [x.detach().requires_grad_() for x in inputs]
         values = list(inputs)
@@ -307,6 +306,11 @@ def test_programs_and_their_second_derivatives(program):
 
     torch.manual_seed(0)
     recorded(run, *torch.randn(3, 4, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_programs_and_their_second_derivatives(examples):
+    settings(max_examples=examples, deadline=None, derandomize=True)(programs_and_their_second_derivatives)()
 
 
 def written_over(function, *inputs):
