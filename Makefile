@@ -20,7 +20,7 @@ demo: setup
 
 # One thread a worker: on a busy machine OpenMP's threads are slower than one.
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) pytest -n auto
+	OMP_NUM_THREADS=1 $(RUN) pytest -n auto --dist worksteal
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(RUN) pytest -m slow -n auto

@@ -336,22 +336,21 @@ def test_every_module_imports_without_an_extra():
     assert fresh(modules) == ""
 
 
-@pytest.mark.parametrize(
-    ("source", "complaint"),
-    [
-        ("import mlxtend", "imported: ['mlxtend']"),
-        ("import pyro\npyro.settings.set(module_local_params=True)", "changed: ['settings']"),
-        pytest.param(
-            "import warnings\nwarnings.simplefilter('ignore')", "changed: ['filters']", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "import torch\ntorch.set_default_dtype(torch.float64)", "changed: ['dtype']", marks=pytest.mark.slow
-        ),
-        pytest.param("import torch\ntorch.manual_seed(3)", "changed: ['random state']", marks=pytest.mark.slow),
-        ("print('a banner')", "a banner"),
-        pytest.param("import warnings\nwarnings.warn('old')", "old", marks=pytest.mark.slow),
-    ],
-)
-def test_an_import_that_does_more_is_found(tmp_path, source, complaint):
-    (tmp_path / "busy.py").write_text(source)
-    assert complaint in fresh(["busy"], tmp_path)
+BUSY = """
+import warnings
+import mlxtend, pyro, torch
+pyro.settings.set(module_local_params=True)
+warnings.warn('old')
+warnings.simplefilter('ignore')
+torch.set_default_dtype(torch.float64)
+torch.manual_seed(3)
+print('a banner')
+"""
+
+
+def test_an_import_that_does_more_is_found(tmp_path):
+    (tmp_path / "busy.py").write_text(BUSY)
+    said = fresh(["busy"], tmp_path)
+    assert "changed: ['settings', 'filters', 'dtype', 'random state'], imported: ['mlxtend']" in said
+    assert "a banner" in said
+    assert "old" in said

@@ -133,6 +133,7 @@ HANDLERS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_handlers_around_modules(handler, make):
     case = make()

@@ -31,7 +31,7 @@ def test_runs_under_meta_svi(tutorial):
     before = meta.evaluate(tutorial.support, tutorial.query, steps=(0, 2))
     assert before.shape == (2, 3)
     start = meta_cases.values(meta)
-    steps = 15 if tutorial.looped is None else 2
+    steps = 8 if tutorial.looped is None else 2
     losses = [meta.step(tutorial.support, tutorial.query) for _ in range(steps)]
     assert all(torch.tensor(losses).isfinite())
     moved = meta_cases.values(meta)

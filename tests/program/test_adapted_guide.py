@@ -72,6 +72,7 @@ def test_predictive(case):
     assert all(len(value) == 5 and torch.isfinite(value).all() for value in predictive.values())
 
 
+@pytest.mark.thinned(2)
 def test_svi_goes_on(case):
     """It improves, and touches only the adapted values: not the leaves, not another task's guide, not the store."""
     meta = meta_svi(case)
@@ -114,6 +115,7 @@ def test_svi_leaves_what_did_not_adapt_alone(make_case, module_local_params):
     assert_equal({n: v for n, v in values(meta).items() if n.startswith("guide.")}, frozen, rtol=0, atol=0)
 
 
+@pytest.mark.thinned(2, shift=1)
 def test_does_not_follow_the_outer_loop(case):
     meta = meta_svi(case)
     args = as_args(task(case.support, 0))

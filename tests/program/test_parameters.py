@@ -56,6 +56,7 @@ def test_leaves_are_the_users_own(case):
     assert all(leaf.requires_grad and leaf.is_leaf for leaf in leaves.values())
 
 
+@pytest.mark.thinned(2)
 def test_a_change_in_place_changes_the_loss(case):
     meta = meta_svi(case, steps=1)
     leaves = named(meta, case)

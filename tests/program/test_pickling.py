@@ -52,6 +52,7 @@ def test_saved_and_copied(copied):
     check_guide(case, copied)
 
 
+@pytest.mark.thinned(2)
 def test_a_copy_goes_on_as_the_original_does(case):
     check_meta(case, pickled)
 
@@ -69,6 +70,7 @@ def check_meta(case, copied):
     assert_equal(stepped(meta, x), twice, **EXACT)
 
 
+@pytest.mark.thinned(2, shift=1)
 def test_before_training(case):
     meta = made(case)
     copy_ = pickled(meta)
@@ -77,6 +79,7 @@ def test_before_training(case):
     assert_equal(stepped(meta, case.support), expected, **EXACT)
 
 
+@pytest.mark.thinned(2)
 def test_a_used_guide(case):
     check_guide(case, pickled)
 

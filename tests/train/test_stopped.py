@@ -102,7 +102,7 @@ def started(out, **options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_process_that_is_stopped_has_the_exit_code_and_another_goes_on(tmp_path, whole, number):
     process = started(tmp_path / "out", ready=str(tmp_path / "ready"), slow=0.3)
     wait_for(tmp_path / "ready", process)

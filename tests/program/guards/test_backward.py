@@ -210,6 +210,7 @@ def assert_alike(side, call, plain, meta_gradient):
         assert_equal(grads, found[2][1])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("side", [in_guide, in_model])
 @pytest.mark.parametrize("first_order", [True, False])
 @pytest.mark.parametrize("kind", PLAIN)

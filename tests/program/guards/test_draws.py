@@ -149,7 +149,10 @@ def assert_same(case, engine, meta_gradient, **options):
     assert grads["guide.a"] != 0
 
 
-@pytest.mark.parametrize("meta_gradient", [FIRST, SECOND], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "meta_gradient",
+    [pytest.param(FIRST, marks=pytest.mark.slow, id="first"), pytest.param(SECOND, id="second")],
+)
 @pytest.mark.parametrize("name", REPARAMETERIZED)
 def test_draws_made_ahead(name, meta_gradient):
     assert_same(case_of(REPARAMETERIZED[name]), TOGETHER, meta_gradient)
