@@ -1,16 +1,23 @@
 """Every ```python block of the README and of docs/*.md runs, and every local link leads somewhere.
 
-Of a page that is a walk, the blocks that begin with the name of a file are that file, and every ```bash block is run.
+Of a page that is a walk, the blocks that begin with the name of a file are that file, and every ```bash block is run:
+those that only read a run, each one command, in this process, which spares them the import of torch.
 """
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
+
+from pyrometa.cli.running import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,6 +27,7 @@ LINKED = [*PAGES, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[`~]*[ \t]*$", re.M | re.S)
 FILE = re.compile(r"# ([\w.]+\.\w+)\n")
+READING = re.compile(r"pyrometa (?:info|evaluate|plot|adapt) .*\n")
 NUMBER = re.compile(r"-?\d[\d.,:-]*")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)=\"([^\"]+)\"")
 
@@ -49,19 +57,33 @@ def run_blocks(text, name):
 
 def walk(text, folder):
     """Writes a page's files and runs its commands, in order; yields what each has said, and what the page shows."""
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for match in FENCE.finditer(text):
         info, code = match["info"].strip(), match["code"]
         if info == "bash":
-            command = ["bash", "-euo", "pipefail", "-c", code]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{code}{done.stdout}{done.stderr}"
-            said = done.stdout + done.stderr
+            failed, said = here(code) if READING.fullmatch(code) else away(code, folder)
+            assert not failed, f"{code}{said}"
         elif info == "text":
             yield said, code
         else:
             (folder / FILE.match(code)[1]).write_text(code, encoding="utf-8")
+
+
+def here(code):
+    """A command of pyrometa in this process and the current folder."""
+    pyro.clear_param_store()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        failed = run(shlex.split(code)[1:])
+    return failed, said.getvalue()
+
+
+def away(code, folder):
+    """Commands in a shell of their own."""
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": paths, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def form(line):
@@ -83,7 +105,11 @@ def test_the_python_blocks_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", WALKS, ids=lambda path: path.name)
-def test_a_walk_runs_and_shows_what_comes_out(page, tmp_path):
+def test_a_walk_runs_and_shows_what_comes_out(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a recipe's folder goes onto it
+    monkeypatch.setitem(sys.modules, "shops", None)  # and its module among those that are there
+    del sys.modules["shops"]
     text = page.read_text(encoding="utf-8")
     for line, code in python_blocks(text):
         name = FILE.match(code)[1]
