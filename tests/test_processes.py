@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes_program
 import pytest
 import torch
 
 import pyrometa as pm
 from pyrometa.types import Data, TaskBatch
 
-PROGRAM = Path(__file__).with_name("processes_program.py")
+PROGRAM = Path(processes_program.__file__)
 RAGGED = [{"engine": "engine", "ragged": True}]
 ALL = [{"engine": "engine"}, {"engine": "loop", "ragged": True}, {"engine": "recorded", "tasks": 4}, *RAGGED]
 ENDS = [
@@ -30,6 +31,14 @@ def results_of(count, folder, cases):
         for rank in range(count)
     ]
     return [json.loads(process.communicate(timeout=240)[0]) for process in started]
+
+
+def alone_on(cases):
+    """What this process gives."""
+    torch.set_default_dtype(torch.float64)
+    results = [processes_program.run(**case) for case in cases]
+    torch.set_default_dtype(torch.float32)
+    return json.loads(json.dumps(results))
 
 
 def assert_close(one, other):
@@ -53,7 +62,7 @@ def check(alone, together):
 
 
 def test_two_processes_give_what_one_gives_and_fail_together(tmp_path):
-    [alone] = results_of(1, tmp_path, RAGGED + ENDS)
+    alone = alone_on(RAGGED + ENDS)
     cases = [*RAGGED, *ENDS, BREAKS, *APART]
     *together, broken, rows, tasks, numbers, unread = zip(*results_of(2, tmp_path, cases), strict=True)
     check(alone, list(zip(*together, strict=True)))
@@ -78,7 +87,7 @@ def check_refused(attempts, what):
 
 @pytest.mark.slow
 def test_four_processes_give_what_one_gives(tmp_path):
-    [alone] = results_of(1, tmp_path, ALL + ENDS)
+    alone = alone_on(ALL + ENDS)
     check(alone, results_of(4, tmp_path, ALL + ENDS))
 
 

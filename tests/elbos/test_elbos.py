@@ -75,13 +75,16 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+ONE_ALPHA = [*list(KINDS)[:-1], pytest.param("importance-weighted", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", ONE_ALPHA)
 @pytest.mark.parametrize("make", FEATURES, ids=lambda p: p.__name__)
 def test_features_of_pyro(make, kind):
     assert_same(make(), lambda: KINDS[kind](num_particles=2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_ALPHA)
 @pytest.mark.parametrize(
     "make", [plain, scaled, masked, subsampled, nested, factored, auxiliary], ids=lambda p: p.__name__
 )
