@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -22,11 +23,20 @@ from pyrometa.cli.devices import moved
 from pyrometa.train.seeded import seeded
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "run"
+
+
 @pytest.fixture
-def trained(folder, said):
-    """A run of four steps."""
+def trained(folder, said, kept):
+    """A run of four steps: the first test trains, and others have a copy."""
+    if kept.exists():
+        shutil.copytree(kept, folder / "run")
+        return folder / "run"
     code, _, err = said("train")
     assert (code, err) == (0, "")
+    shutil.copytree(folder / "run", kept)
     pyro.clear_param_store()
     return folder / "run"
 
