@@ -183,14 +183,14 @@ def check_steps(meta, step, count, names=()):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("engine", "count"), [("as it is", 20), ("recorded", 60), ("loop", 20)])
+@pytest.mark.parametrize(("engine", "count"), [("as it is", 40), ("recorded", 120), ("loop", 40)])
 def test_a_step(engine, count):
-    """100 moments in all."""
+    """200 moments in all."""
     check_steps(*trained(AutoNormal(normal_model), engine), count)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("engine", "count"), [("as it is", 30), ("loop", 10)])
+@pytest.mark.parametrize(("engine", "count"), [("as it is", 60), ("loop", 20)])
 def test_as_a_context_is_entered_or_left(engine, count):
     """Where one may stay open."""
     check_steps(*trained(AutoNormal(normal_model), engine), count, CONTEXTS)
@@ -198,7 +198,7 @@ def test_as_a_context_is_entered_or_left(engine, count):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_step_of_a_module():
-    check_steps(*trained(Net()), 10)
+    check_steps(*trained(Net()), 20)
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_the_update():
     after = as_plain(meta.state_dict())
     assert before != after
     seen = []
-    for at in {*where[::23], *where[-6:]}:
+    for at in {*where[::11], *where[-6:]}:
         meta.load_state_dict(start)
         interrupted(step, at)
         assert around(meta) == surroundings, f"at {at}"
@@ -241,7 +241,7 @@ def test_the_first_step(local):
     with pyro.settings.context(module_local_params=local):
         meta, step = trained(AutoNormal(normal_model))
         at_rest = around(meta)
-        where = moments(step, 4)
+        where = moments(step, 6)
         after = learned(meta)
         for at in where:
             pyro.clear_param_store()
@@ -268,7 +268,7 @@ def test_adapting_and_an_adapted_guide():
         guide.median(x)
 
     ended = 0
-    for at in moments(run, 20):
+    for at in moments(run, 40):
         ended += not interrupted(run, at)
         assert around(meta) == surroundings, f"at {at}"
         assert learned(meta) == before
