@@ -57,7 +57,7 @@ TABLE = {
         set(),
     ),
     "scores": (set(), set()),
-    "diagnostics": (GROUND | {"elbos", "explain", "program"}, set()),
+    "diagnostics": (GROUND | {"atomic", "elbos", "explain", "noise", "program"}, set()),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),

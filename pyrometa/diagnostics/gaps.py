@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrometa import generators
 from pyrometa.diagnostics.iwae import iwae_log_marginal, log_weights_of
+from pyrometa.diagnostics.store import store_left_as_it_is
 from pyrometa.elbos.default import mean_field_elbo
 
 __all__ = ["InferenceGaps", "inference_gaps"]
@@ -103,7 +102,7 @@ def inference_gaps(
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps must be at least 1 and lr positive, got steps={steps} and lr={lr}")
     given = dict(kwargs or {})
-    with _store_left_as_it_is():
+    with store_left_as_it_is():
         poutine.block(model)(*args, **given)  # its parameters must be in the store before a gradient is taken of it
         proposal = {name: value.detach() for name, value in guide.propose(*args, **given).items()}
         best = _optimized(model, guide, proposal, args, given, steps, lr)
@@ -142,10 +141,3 @@ def _optimized(
         adam.step()
         schedule.step()
     return {name: value.detach() for name, value in params.items()}
-
-
-@contextmanager
-def _store_left_as_it_is() -> Iterator[None]:
-    store = pyro.get_param_store()
-    with store.scope(store.get_state()):
-        yield

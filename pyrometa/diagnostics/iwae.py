@@ -19,6 +19,8 @@ from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyrometa.diagnostics.store import store_left_as_it_is
+
 __all__ = ["elbo", "iwae_log_marginal", "iwae_nll"]
 
 _PARTICLES = "_pyrometa_particles"
@@ -136,8 +138,7 @@ def log_weights_of(
             raise ValueError(f"{name} must be at least 1, got {count}")
     for start in range(0, num_samples, chunk_size):
         particles = min(chunk_size, num_samples - start)
-        store = pyro.get_param_store()
-        with store.scope(store.get_state()):
+        with store_left_as_it_is():
             model_trace, guide_trace = _traces(model, guide, args, kwargs, particles)
         yield _log_joint(model_trace, guide_trace, particles)
 
