@@ -3,22 +3,32 @@
 from pyrometa.diagnostics.calibration import Reliability, brier_score, expected_calibration_error, reliability
 from pyrometa.diagnostics.convergence import steps_until
 from pyrometa.diagnostics.gaps import InferenceGaps, inference_gaps
+from pyrometa.diagnostics.importance import PSIS, psis
 from pyrometa.diagnostics.iwae import elbo, iwae_log_marginal, iwae_nll
+from pyrometa.diagnostics.joint_coverage import Coverage, coverage
 from pyrometa.diagnostics.pareto import pareto_smoothed
-from pyrometa.diagnostics.psis import PSIS, psis
+from pyrometa.diagnostics.predictive import crps, interval_score, log_predictive_density
+from pyrometa.diagnostics.rank_calibration import SBC, sbc
 
 __all__ = [
     "PSIS",
+    "SBC",
+    "Coverage",
     "InferenceGaps",
     "Reliability",
     "brier_score",
+    "coverage",
+    "crps",
     "elbo",
     "expected_calibration_error",
     "inference_gaps",
+    "interval_score",
     "iwae_log_marginal",
     "iwae_nll",
+    "log_predictive_density",
     "pareto_smoothed",
     "psis",
     "reliability",
+    "sbc",
     "steps_until",
 ]

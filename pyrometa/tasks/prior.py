@@ -95,11 +95,22 @@ class PriorTasks:
             TypeError: if an argument is not a tensor.
             ValueError: if the model has no such site, or an argument or a drawn value has not ``rows`` rows.
         """
-        drawn = [self._one(rows, generator) for _ in range(tasks)]
-        columns = tuple(torch.stack(column) for column in zip(*drawn, strict=True))
-        return columns if len(columns) > 1 else columns[0]
+        return self.draw_with_latents(tasks, rows, generator)[0]
 
-    def _one(self, rows: int, generator: torch.Generator) -> list[Tensor]:
+    def draw_with_latents(
+        self, tasks: int, rows: int, generator: torch.Generator
+    ) -> tuple[ModelTensors, dict[str, Tensor]]:
+        """:meth:`draw`, and what it was drawn from.
+
+        Returns:
+            the same, and for each latent site its values, shape ``(tasks, *site)``.
+        """
+        drawn, latents = zip(*(self._one(rows, generator) for _ in range(tasks)), strict=True)
+        columns = tuple(torch.stack(column) for column in zip(*drawn, strict=True))
+        values = {name: torch.stack([task[name] for task in latents]) for name in latents[0]}
+        return columns if len(columns) > 1 else columns[0], values
+
+    def _one(self, rows: int, generator: torch.Generator) -> tuple[list[Tensor], dict[str, Tensor]]:
         given = self.arguments(rows, generator)
         args = list(given) if isinstance(given, tuple) else [given]
         sites = self._run(args, generator)
@@ -111,7 +122,7 @@ class PriorTasks:
             args[position : position + 1] = [sites[name]]
         for position, arg in enumerate(args):
             _check_rows(position, arg, rows)
-        return args
+        return args, {name: value for name, value in sites.items() if name not in self.observed}
 
     def _run(self, args: list[Any], generator: torch.Generator) -> dict[str, Any]:
         """The value at each sample site of one run of the model."""
