@@ -57,7 +57,7 @@ TABLE = {
         set(),
     ),
     "scores": (set(), set()),
-    "diagnostics": (GROUND | {"atomic", "elbos", "explain", "noise", "program"}, set()),
+    "diagnostics": (GROUND | {"atomic", "elbos", "explain", "noise", "program"}, {"plots"}),
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),

@@ -6,7 +6,15 @@ import sys
 import torch
 from matplotlib.colors import to_rgba
 
-from pyrometa.plots import COLORS, adaptation_curves, reconstructions
+from pyrometa.diagnostics.uniformity import band
+from pyrometa.plots import (
+    COLORS,
+    adaptation_curves,
+    coverage_curve,
+    importance_weights,
+    rank_curves,
+    reconstructions,
+)
 
 CURVES = {
     "random": {"0": {"mean": 500.0, "se": 2.0}, "5": {"mean": 400.0, "se": 1.0}},
@@ -63,3 +71,25 @@ def test_each_image_is_in_the_row_of_its_label_and_the_column_of_its_task():
 def test_no_pyplot_state_is_made():
     code = "import sys, pyrometa.plots, pyrometa.cli; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weights_are_in_units_of_their_mean_largest_first():
+    weights = torch.tensor([0.1, 0.6, 0.3])
+    line = importance_weights(weights.log(), title="t").axes[0].lines[0]
+    assert torch.allclose(torch.as_tensor(line.get_ydata()), torch.tensor([1.8, 0.9, 0.3]))
+
+
+def test_rank_curves_are_shares_above_uniform():
+    ranks = {"mean": torch.tensor([[0, 2], [1, 2], [2, 2]])}
+    axes = rank_curves(ranks, draws=2, band=band(3, 2), title="t").axes[0]
+    first, second, _ = (torch.as_tensor(line.get_ydata()) for line in axes.lines)
+    assert torch.allclose(first.double(), torch.zeros(2).double(), atol=1e-6)
+    assert torch.allclose(second.double(), torch.tensor([-1 / 3, -2 / 3]).double(), atol=1e-6)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["95% of uniform ranks", "mean"]
+
+
+def test_coverage_is_drawn_against_credibility():
+    levels = torch.tensor([0.25, 0.5, 0.75])
+    axes = coverage_curve(levels, levels.square(), tasks=100, title="a verdict " * 20).axes[0]
+    assert torch.equal(torch.as_tensor(axes.lines[0].get_ydata()), levels.square())
+    assert all(len(line) < 90 for line in axes.figure.get_suptitle().splitlines())

@@ -58,6 +58,12 @@ class PSIS:
     threshold: float
     verdict: str
 
+    def plot(self) -> Figure:
+        """The weights, largest first; the exact posterior's are all 1."""
+        from pyrometa.plots import importance_weights
+
+        return importance_weights(self.log_weights, title=self.verdict)
+
     def resample(self, n: int) -> dict[str, Tensor]:
         """Draws of the corrected posterior: the guide's, drawn anew by their weights with replacement.
 

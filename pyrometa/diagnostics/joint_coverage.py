@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from pyrometa import generators
 from pyrometa.diagnostics.rank_calibration import FALSE_ALARMS
 from pyrometa.diagnostics.simulated import Simulated, below, simulated
 from pyrometa.diagnostics.uniformity import Uniformity, uniformity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Coverage", "coverage"]
 
@@ -25,12 +28,20 @@ class Coverage:
         coverage: what share of the tasks have the truth in it, likewise; equal to ``credibility`` if calibrated.
         p_value: of the two being equal.
         verdict: "calibrated", "over-confident", "under-confident" or "shifted", in words.
+        tasks: how many.
     """
 
     credibility: Tensor
     coverage: Tensor
     p_value: float
     verdict: str
+    tasks: int
+
+    def plot(self) -> Figure:
+        """Coverage against credibility; calibrated posteriors lie on the diagonal."""
+        from pyrometa.plots import coverage_curve
+
+        return coverage_curve(self.credibility, self.coverage, tasks=self.tasks, title=self.verdict)
 
 
 def coverage(
@@ -67,7 +78,7 @@ def coverage(
     levels = torch.arange(1, draws + 1, dtype=torch.double)
     covered = (nearer.unsqueeze(1) < levels).double().mean(0)
     p_value = tested.p_values.item()
-    return Coverage(levels / (draws + 1), covered, p_value, _verdict(tested, uniformity(numbers, draws)))
+    return Coverage(levels / (draws + 1), covered, p_value, _verdict(tested, uniformity(numbers, draws)), tasks)
 
 
 def _nearer(found: Simulated) -> Tensor:

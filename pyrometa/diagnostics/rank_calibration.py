@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyrometa.diagnostics.simulated import simulated
-from pyrometa.diagnostics.uniformity import Uniformity, uniformity
+from pyrometa.diagnostics.uniformity import Uniformity, band, uniformity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["SBC", "sbc"]
 
@@ -33,6 +36,13 @@ class SBC:
     draws: int
     p_values: Mapping[str, Tensor]
     verdict: str
+
+    def plot(self) -> Figure:
+        """How far the share of ranks below each is from uniform, a line a number, in the band of uniform ones."""
+        from pyrometa.plots import rank_curves
+
+        tasks = len(next(iter(self.ranks.values())))
+        return rank_curves(self.ranks, draws=self.draws, band=band(tasks, self.draws), title=self.verdict)
 
 
 def sbc(

@@ -1,4 +1,4 @@
-"""Figures from numbers: each function returns a matplotlib ``Figure``, and touches no pyplot state."""
+"""What adaptation gains: losses over its steps, and images pixel by pixel."""
 
 from __future__ import annotations
 
