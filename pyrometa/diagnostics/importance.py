@@ -14,7 +14,7 @@ from pyrometa.diagnostics.pareto import pareto_smoothed
 from pyrometa.diagnostics.weighted_draws import WeightedDraws, weighted_draws
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.figure import Figure
 
 __all__ = ["PSIS", "psis"]
 
