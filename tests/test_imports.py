@@ -75,7 +75,7 @@ WITH_PYRO = {
 
 HEAVY = (
     "gym", "learn2learn", "torchvision", "matplotlib", "typer", "mlxtend", "sklearn", "zuko", "pyarrow", "pandas",
-    "polars",
+    "polars", "arviz", "xarray",
 )  # fmt: skip
 ENTRIES = {"cli", "plots", "interop"}  # may need an extra when imported
 

@@ -4,6 +4,7 @@ from pyrometa.diagnostics.calibration import Reliability, brier_score, expected_
 from pyrometa.diagnostics.convergence import steps_until
 from pyrometa.diagnostics.gaps import InferenceGaps, inference_gaps
 from pyrometa.diagnostics.importance import PSIS, psis
+from pyrometa.diagnostics.inference_data import to_arviz
 from pyrometa.diagnostics.iwae import elbo, iwae_log_marginal, iwae_nll
 from pyrometa.diagnostics.joint_coverage import Coverage, coverage
 from pyrometa.diagnostics.pareto import pareto_smoothed
@@ -31,4 +32,5 @@ __all__ = [
     "reliability",
     "sbc",
     "steps_until",
+    "to_arviz",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyrometa.diagnostics.guided_model import model_of
 from pyrometa.diagnostics.pareto import pareto_smoothed
 from pyrometa.diagnostics.weighted_draws import WeightedDraws, weighted_draws
 
@@ -140,9 +141,7 @@ def psis(
         >>> narrow.verdict.split(":")[0], narrow.resample(100)["mean"].shape
         ('too narrow', torch.Size([100]))
     """
-    model = getattr(guide, "model", None) if model is None else model
-    if not callable(model):
-        raise TypeError(f"{type(guide).__name__} has no model: give psis(guide, ..., model=model)")
+    model = model_of(guide, model, "psis")
     if draws < _FEWEST_DRAWS:
         raise ValueError(f"draws must be at least {_FEWEST_DRAWS}, got {draws}")
     drawn = weighted_draws(model, guide, args, dict(kwargs or {}), draws)
