@@ -96,9 +96,8 @@ def to_arviz(
     }
     if drawn.values.keys() >= set(hidden):
         groups["log_likelihood"] = _chain(scored, observed, "log_prob")
-        stats["lp"] = torch.stack([sum(site["log_prob_sum"] for site in sites.values()) for sites in scored]).unsqueeze(
-            0
-        )
+        joint = [torch.stack([site["log_prob_sum"] for site in sites.values()]).sum() for sites in scored]
+        stats["lp"] = torch.stack(joint).unsqueeze(0)
     arrays = {group: {name: value.cpu().numpy() for name, value in of.items()} for group, of in groups.items()}
     attributes = {
         "inference_library": "pyrometa",
