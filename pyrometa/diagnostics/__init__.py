@@ -10,14 +10,17 @@ from pyrometa.diagnostics.joint_coverage import Coverage, coverage
 from pyrometa.diagnostics.pareto import pareto_smoothed
 from pyrometa.diagnostics.predictive import crps, interval_score, log_predictive_density
 from pyrometa.diagnostics.rank_calibration import SBC, sbc
+from pyrometa.diagnostics.two_samples import C2ST, c2st
 
 __all__ = [
+    "C2ST",
     "PSIS",
     "SBC",
     "Coverage",
     "InferenceGaps",
     "Reliability",
     "brier_score",
+    "c2st",
     "coverage",
     "crps",
     "elbo",
