@@ -71,7 +71,7 @@ def coverage(
     """
     found = simulated(meta, prior_tasks, tasks=tasks, rows=rows, draws=draws, steps=steps, seed=seed)
     with generators.forked():
-        torch.manual_seed(seed + 1)
+        generators.seed(seed + 1)
         nearer = _nearer(found)
     numbers = torch.cat([rank.reshape(tasks, -1) for rank in found.ranks.values()], 1)
     tested = uniformity(nearer.unsqueeze(1), draws)

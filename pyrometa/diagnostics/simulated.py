@@ -55,7 +55,7 @@ def simulated(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     with generators.forked():
-        torch.manual_seed(seed)
+        generators.seed(seed)
         generator = torch.Generator().manual_seed(seed)
         supports, truths = prior_tasks.draw_with_latents(tasks, rows, generator)
         guides = meta.adapt_many(supports, steps=steps)
