@@ -208,7 +208,7 @@ class Runner:
         if recording is None:
             return None
         started = time.perf_counter()
-        result = recording.of(run)
+        result = self._recordings.replayed(recording, run)
         self._recordings.ran(run, recording, time.perf_counter() - started)
         return result if all_finite(nest.tensors(result)) else None
 

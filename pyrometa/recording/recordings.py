@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -33,6 +34,19 @@ _WATCHED = 512
 """Of how many functions it is remembered what became of them."""
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A recording, and what it gave when it was checked.
+
+    Attributes:
+        recording: the recording.
+        result: of the function at hand; None where another replay would draw other numbers.
+    """
+
+    recording: Replayable
+    result: Any
+
+
 class Recordings:
     """The recordings of functions that share their state, as those of one program do.
 
@@ -54,6 +68,7 @@ class Recordings:
         self._eager, self._compiled = eager, compiled
         self._parts: dict[Fingerprint, WeakValueDictionary[Any, Any]] = {}
         self._last_state: Fingerprint | None = None
+        self._known: tuple[Recordable, Any] | None = None
         self._labels: Latest[Hashable, str] = Latest(_WATCHED)
         self._not_replayed: Latest[Hashable, list[Fingerprint]] = Latest(_WATCHED)
         self._refused: Latest[Hashable, None] = Latest(_WATCHED)
@@ -76,6 +91,11 @@ class Recordings:
             self._refused[key] = None
             self._account(key, function).why = str(error)
             return None
+
+    def replayed(self, recording: Replayable, function: Recordable) -> Any:
+        """What a recording gives; of the function that it was just checked on, what it gave then."""
+        known, self._known = self._known, None
+        return recording.of(function) if known is None or known[0] is not function else known[1]
 
     def ran(self, function: Recordable, recording: Replayable | None, seconds: float) -> None:
         """Note how long a run took."""
@@ -113,18 +133,20 @@ class Recordings:
         if isinstance(made, GoingOver):
             made.at(replays, function)
             account.compiling, account.why = made.seconds or 0.0, made.stays or ""
+            self._known = self._known if made.seconds is None else None  # compiled it rounds otherwise
         return made
 
     def _kept_or_made(self, key: Hashable, state: Fingerprint, function: Recordable) -> Replayable | None:
+        self._known = None
         if (key, state) in self.kept:
             self._not_replayed[key] = []
             return self.kept[key, state]
         self._check_use(key, state)
-        made = _checked(function, state, self._parts_of(state), compiled=self._compiled is True)
-        if made is None:
+        checked = _checked(function, state, self._parts_of(state), compiled=self._compiled is True)
+        if checked is None:
             return None
-        if self._compiled == "auto":
-            made = GoingOver(made)
+        made = GoingOver(checked.recording) if self._compiled == "auto" else checked.recording
+        self._known = None if checked.result is None else (function, checked.result)
         self.kept[key, state] = made
         self._not_replayed.setdefault(key, []).append(state)
         return made
@@ -150,7 +172,7 @@ class Recordings:
 
 def _checked(
     function: Recordable, state: Fingerprint, parts: MutableMapping[Any, Any], *, compiled: bool
-) -> Replayable | None:
+) -> _Checked | None:
     """Make a recording, and check that a replay gives the numbers that the function gives.
 
     Where these are not finite, there is nothing to check it by, and a run of the function as it is can say why.
@@ -174,23 +196,22 @@ def _checked(
     if not all(bool(torch.isfinite(value).all()) for value in tree_leaves(expected)):
         return None
     expected = None if draws_its_own else expected  # other draws give other numbers by design
-    made = _in_parts(function, expected, parts, compiled=compiled)
-    return _whole(function, expected, compiled=compiled) if made is None else made
+    return _in_parts(function, expected, parts, compiled=compiled) or _whole(function, expected, compiled=compiled)
 
 
 def _in_parts(
     function: Recordable, expected: Any, parts: MutableMapping[Any, Any], *, compiled: bool
-) -> Replayable | None:
+) -> _Checked | None:
     """A recording in parts; None without one, or where one of the whole may do what it can't."""
     made = function.in_parts(parts, compiled=compiled)
     try:
-        return made if made is not None and _says(made, function, expected) else None
+        return None if made is None else _replayed(made, function, expected)
     except Exception as error:
         check_interrupt(error)
         return None
 
 
-def _whole(function: Recordable, expected: Any, *, compiled: bool) -> Replayable:
+def _whole(function: Recordable, expected: Any, *, compiled: bool) -> _Checked:
     """A recording of the whole function.
 
     Raises:
@@ -202,18 +223,19 @@ def _whole(function: Recordable, expected: Any, *, compiled: bool) -> Replayable
         raise UnsupportedProgramError(
             f"this program can't be recorded: {function.told(error)}; use Engine(record=False)", has_line=True
         ) from error
-    if not _says(made, function, expected):
+    checked = _replayed(made, function, expected)
+    if checked is None:
         raise UnsupportedProgramError(
             "this program can't be recorded: replayed it gives other numbers; use Engine(record=False)"
         )
-    return made
+    return checked
 
 
-def _says(made: Replayable, function: Recordable, expected: Any) -> bool:
-    """Whether a replay gives what is expected, if that is known."""
+def _replayed(made: Replayable, function: Recordable, expected: Any) -> _Checked | None:
+    """A recording with what a replay gives; None where that is not what is expected, if something is."""
     with generators.forked():
         found = made.of(function)
     if expected is None:
-        return True
+        return _Checked(made, None)
     pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
-    return all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs)
+    return _Checked(made, found) if all(agree(f, e, double=1e-9, single=1e-3) for f, e in pairs) else None

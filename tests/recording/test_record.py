@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import pyrometa as pm
+from pyrometa import generators
 from pyrometa.recording.fingerprint import Fingerprint
-from pyrometa.recording.record import record
+from pyrometa.recording.record import Recording, record
 from pyrometa.recording.recordings import Recordings
 
 pytestmark = pytest.mark.gpu
@@ -87,3 +88,28 @@ def test_what_says_something_else_replayed_is_refused():
     with pytest.raises(pm.UnsupportedProgramError, match="replayed it gives other numbers"):
         Recordings(eager=True, compiled=False).recording(Other({"value": 2.0}))
     assert Recordings(eager=False, compiled=False).recording(Other({"value": 2.0})) is None
+
+
+@dataclass
+class Noisy(Scaled):
+    """It draws its own numbers."""
+
+    def on(self, tensors):
+        return tensors[0] + torch.randn_like(tensors[0])
+
+
+@pytest.mark.parametrize(("toy", "replays"), [(Scaled, 1), (Noisy, 2)])
+def test_what_was_just_checked_is_replayed_again_only_for_other_numbers(toy, replays, monkeypatch):
+    replay, calls = Recording.of, []
+    monkeypatch.setattr(Recording, "of", lambda made, function: calls.append(0) or replay(made, function))
+    given, recordings = toy({"value": 2.0}), Recordings(eager=True, compiled=False)
+    before = generators.states()
+    made = recordings.recording(given)
+    assert not generators.moved_since(before)
+    found = recordings.replayed(made, given)
+    assert (len(calls), generators.moved_since(before)) == (replays, toy is Noisy)
+    assert (toy is Noisy) or found.equal(given.run())
+    other = toy({"value": 2.0})
+    recordings.recording(given)
+    assert not recordings.replayed(made, other).equal(found)
+    assert len(calls) == replays + 1
