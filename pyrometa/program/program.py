@@ -202,6 +202,7 @@ class Program:
 
     def _taped(self, tapes: Tapes, objective: ELBO | Objective, data: Data, support: Data | None) -> Tape:
         function, modules = function_of(objective), self._seen.modules or self.modules()
+        support = support if self.reads_support or objective is not self.elbo else None  # a score may be the loss
         return tapes.recorded(
             (_shapes(data), support and _shapes(support), tuple([module.training for module in modules])),
             lambda recorder: self._evaluate(function, {}, data, recorder, support=support),
@@ -241,8 +242,7 @@ class Program:
         Args:
             thorough: look everywhere, not only at modules' attributes; once it kept something, that is always done.
         """
-        roots = (self.model, self.guide, self.elbo, self.found.score)
-        self._kept.mend(roots, self.modules(), thorough=thorough)
+        self._kept.mend((self.model, self.guide, self.elbo, self.found.score), self.modules(), thorough=thorough)
 
     @contextmanager
     def using(self, params: Mapping[str, Tensor], constrained: Mapping[str, Tensor] | None = None) -> Iterator[None]:
