@@ -5,10 +5,11 @@ names; private attributes of objects are read where they are needed. :data:`RELI
 ``tests/test_internals.py`` tries each row: what moved is told by name, with the files that use it.
 """
 
+import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.traceenum_elbo import _compute_model_factors as compute_model_factors
@@ -73,6 +74,7 @@ __all__ = [
     "push_dispatch_mode",
     "push_function_mode",
     "sample_dirichlet",
+    "standalone_compile",
     "standard_gamma",
     "standard_gamma_grad",
     "tree_flatten",
@@ -110,8 +112,17 @@ STANDALONE_COMPILE = ("torch._inductor", "standalone_compile")
 """Where the function is that compiles a graph to a file."""
 
 
+def standalone_compile(*args: Any, **kwargs: Any) -> Callable[..., Sequence[Tensor]]:
+    """That function; torch takes a second to import it, and would tell of a missing GPU."""
+    with _only_errors("torch.utils.cpp_extension"):
+        module, name = STANDALONE_COMPILE
+        compile_graph = getattr(importlib.import_module(module), name)
+        made: Callable[..., Sequence[Tensor]] = compile_graph(*args, **kwargs)
+        return made
+
+
 def loaded_artifact(path: str) -> Callable[..., Sequence[Tensor]]:
-    """What was compiled to a file; torch takes a second to import what loads it, and would tell of a missing GPU."""
+    """What was compiled to a file."""
     with _only_errors("torch.utils.cpp_extension"):
         from torch._inductor import CompiledArtifact  # type: ignore[attr-defined]
 

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyrometa.internals import STANDALONE_COMPILE, loaded_artifact
+from pyrometa.recording.compiled import Artifact
 
-Artifact = Callable[..., Sequence[torch.Tensor]]
 _SCRIPT = Path(__file__).with_name("compiler.py")
 
 

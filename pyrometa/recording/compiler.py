@@ -1,4 +1,4 @@
-"""Compile recorded graphs in a process of its own: a script, which ``background`` runs on a folder.
+"""Compile recorded graphs: in a process of its own a script, which ``background`` runs on a folder.
 
 It imports nothing of the package, so that it starts quickly, prints nothing, and ends when its parent does.
 """
@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,23 @@ def _end_with(parent: int) -> None:
 
 
 def _compile(told: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
-    compiled = getattr(importlib.import_module(settings["module"]), settings["function"])
+    compile_graph = getattr(importlib.import_module(settings["module"]), settings["function"])
     import torch
 
     torch.set_num_threads(settings["threads"])
     torch.use_deterministic_algorithms(settings["deterministic"])
     inputs = [_zeros(torch, *told_input) for told_input in told["inputs"]]
+    compiled(compile_graph, told["nodes"], inputs, settings["threads"]).save(path=str(path))
+
+
+def compiled(compile_graph: Callable[..., Any], told: list[Any], inputs: Sequence[Any], threads: int) -> Any:
+    """What torch's ``standalone_compile`` makes of the nodes of a graph, or finds on disk, for inputs like these."""
+    import torch
+
     # named, since torch 2.9 does not tell code for other numbers of threads apart
-    options = {"config_patches": {"cpp.threads": settings["threads"], "compile_threads": 1}}
+    options = {"config_patches": {"cpp.threads": threads, "compile_threads": 1}}
     with torch.no_grad():
-        made = compiled(_graph(torch, told["nodes"]), inputs, dynamic_shapes="from_example_inputs", options=options)
-    made.save(path=str(path))
+        return compile_graph(_graph(torch, told), list(inputs), dynamic_shapes="from_example_inputs", options=options)
 
 
 def _zeros(torch: Any, shape: list[int], strides: list[int], dtype: str) -> Any:

@@ -18,9 +18,10 @@ from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.internals import tree_leaves
 from pyrometa.recording.agreement import agree
-from pyrometa.recording.background import Artifact, CannotCompileError, Compilation
+from pyrometa.recording.background import CannotCompileError, Compilation
+from pyrometa.recording.compiled import Compiled, strides_of
 from pyrometa.recording.recordable import Graph, Recordable, Replayable
-from pyrometa.recording.told_graphs import constants, told
+from pyrometa.recording.told_graphs import told
 
 _REPLAYS = 2_000
 """Replays before compiling starts, for large graphs."""
@@ -52,7 +53,7 @@ class GoingOver:
         self.seconds: float | None = None
         self._begins = _REPLAYS + _REPLAYS_OF_ONE // max(operations, 1)
         self._graphs: list[GraphModule] = []
-        self._strides: list[tuple[Any, ...]] = []
+        self._strides: list[tuple[tuple[int, ...], ...]] = []
         self._job: Compilation | None = None
 
     def of(self, function: Any) -> Any:
@@ -101,12 +102,12 @@ class GoingOver:
 
         _replayed(self.now.mapped(noting), function)
         self._graphs = [graph for graph, _ in inputs.values()]
-        self._strides = [tuple(value.stride() for value in given) for _, given in inputs.values()]
+        self._strides = [strides_of(given) for _, given in inputs.values()]
         return Compilation([told(graph, given) for graph, given in inputs.values()])
 
     def _take(self, job: Compilation, function: Recordable) -> None:
         compiled = {
-            id(graph): _compiled(graph, artifact, strides)
+            id(graph): Compiled(graph, artifact, strides)
             for graph, artifact, strides in zip(self._graphs, job.artifacts(), self._strides, strict=True)
         }
         made = self.now.mapped(lambda operations: compiled.get(id(_module(operations)), operations))
@@ -132,16 +133,3 @@ def _module(operations: Graph) -> GraphModule:
 def _replayed(made: Replayable, function: Recordable) -> Any:
     with generators.forked():
         return made.of(function)
-
-
-def _compiled(graph: GraphModule, artifact: Artifact, strides: Sequence[Any]) -> Graph:
-    """What was compiled, for tensors that lie in memory as those that it was compiled for; else the graph itself."""
-    held = constants(graph)
-
-    def run(*given: Tensor) -> Sequence[Tensor]:
-        if tuple(value.stride() for value in given) != strides:
-            found: Sequence[Tensor] = graph(*given)
-            return found
-        return artifact(*given, *held)
-
-    return run

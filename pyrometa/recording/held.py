@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pyrometa.recording.compiled import Compiled
+
 KEPT = 256 * 2**20
 """Bytes that recordings may hold together: about a hundred of a thousand operations each."""
 
@@ -20,7 +22,7 @@ def held(operations: int, *graphs: Callable[..., Any]) -> int:
 
 
 def _constants(graph: Callable[..., Any]) -> int:
-    module = getattr(graph, "__self__", graph)
+    module = graph.graph if isinstance(graph, Compiled) else getattr(graph, "__self__", graph)
     if not isinstance(module, nn.Module):
         return 0
     values = (value for part in module.modules() for value in (*part.buffers(recurse=False), *vars(part).values()))

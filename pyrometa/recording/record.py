@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 
 from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
 from pyrometa.recording.cuda_graphs import captured
+from pyrometa.recording.compiled import compiled_graph
 from pyrometa.recording.held import held
 from pyrometa.recording.recordable import Graph, Recordable
 from pyrometa.recording.simplify import simplified
@@ -93,7 +93,7 @@ def record(
     count = len(traced.graph.nodes)
     graph = simplified(traced, inputs, in_place=not compiled)
     done = time.perf_counter()
-    operations = compiled_graph(graph, inputs) if compiled else graph
+    operations = compiled_graph(graph, tensors) if compiled else graph
     seconds = (done - started, time.perf_counter() - done if compiled else None)
     return Recording(captured(operations, graph, inputs), result, (len(graph.graph.nodes), count), seconds)
 
@@ -106,11 +106,3 @@ def trace(
     with generators.forked(), torch.enable_grad(), tracing:
         flat, result = tree_flatten(function(inputs))
     return tracing.traced(flat), result
-
-
-def compiled_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-    """A graph as inductor makes it, compiled here and now for inputs like these."""
-    run = torch.compile(graph, fullgraph=True, dynamic=False)
-    with generators.forked(), torch.no_grad():
-        run(*inputs)
-    return run

@@ -30,13 +30,15 @@ def told(graph: GraphModule, inputs: Sequence[Tensor]) -> dict[str, Any]:
     Raises:
         NotToldError: naming what has no text.
     """
+    return {"inputs": [_input(value) for value in (*inputs, *constants(graph))], "nodes": told_nodes(graph)}
+
+
+def told_nodes(graph: GraphModule) -> list[Any]:
+    """The nodes of :func:`told`."""
     nodes = list(graph.graph.nodes)
     given = [node for node in nodes if node.op == "placeholder"] + [node for node in nodes if node.op == "get_attr"]
     calls = [_node(node) for node in nodes if node.op not in ("placeholder", "get_attr")]
-    return {
-        "inputs": [_input(value) for value in (*inputs, *constants(graph))],
-        "nodes": [["placeholder", node.name, node.name, [], {}] for node in given] + calls,
-    }
+    return [["placeholder", node.name, node.name, [], {}] for node in given] + calls
 
 
 def _input(value: Tensor) -> list[Any]:

@@ -7,7 +7,9 @@ import torch
 
 import pyrometa as pm
 from pyrometa import generators
+from pyrometa.recording import compiled
 from pyrometa.recording.fingerprint import Fingerprint
+from pyrometa.recording.held import _NODE
 from pyrometa.recording.record import Recording, record
 from pyrometa.recording.recordings import Recordings
 
@@ -113,3 +115,24 @@ def test_what_was_just_checked_is_replayed_again_only_for_other_numbers(toy, rep
     recordings.recording(given)
     assert not recordings.replayed(made, other).equal(found)
     assert len(calls) == replays + 1
+
+
+def test_what_is_compiled_is_run_on_tensors_that_lie_as_at_first(monkeypatch):
+    calls = []
+
+    def as_it_is(graph, inputs, **options):
+        def run(*given):
+            assert [x.stride() for x in given] == [x.stride() for x in inputs]
+            calls.append(given)
+            return graph(*given)
+
+        return run
+
+    monkeypatch.setattr(compiled, "standalone_compile", as_it_is)
+    table = torch.arange(3.0, **FLOAT64)
+    given = [torch.ones(1, 3, **FLOAT64).expand(2, 3)]  # a copy of it lies otherwise
+    made = record(lambda tensors: (tensors[0] * table).exp(), given, {}, compiled=True)
+    for x in (given[0], torch.randn(2, 3, **FLOAT64)):
+        torch.testing.assert_close(made.replay([x]), (x * table).exp())
+        assert len(calls) == 1
+    assert made.bytes == made.counts[0] * _NODE + table.nbytes
