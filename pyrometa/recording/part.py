@@ -13,8 +13,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from pyrometa import generators
-from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.compiled import compiled_graph
+from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.held import held
 from pyrometa.recording.recordable import Graph
 from pyrometa.recording.simplify import simplified

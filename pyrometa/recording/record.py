@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyrometa import generators
 from pyrometa.internals import TreeSpec, tree_flatten, tree_unflatten
-from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.compiled import compiled_graph
+from pyrometa.recording.cuda_graphs import captured
 from pyrometa.recording.held import held
 from pyrometa.recording.recordable import Graph, Recordable
 from pyrometa.recording.simplify import simplified
