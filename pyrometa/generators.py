@@ -14,6 +14,14 @@ def states() -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in _in_use())]
 
 
+def restore(before: list[Tensor]) -> None:
+    """Put the generators back into :func:`states` that they had."""
+    cpu, *others = before
+    torch.set_rng_state(cpu)
+    for device, state in zip(_in_use(), others, strict=True):
+        torch.cuda.set_rng_state(state, device)
+
+
 def moved_since(before: list[Tensor]) -> bool:
     """Whether anything was drawn from the generators since they were in some states."""
     return not all(map(torch.equal, before, states()))

@@ -54,9 +54,9 @@ __all__ = [
     "context_wrap",
     "dispatch_modes",
     "flatten_dense_tensors",
-    "foreach_add_",
+    "foreach_add",
     "foreach_copy_",
-    "foreach_div_",
+    "foreach_div",
     "function_modes",
     "get_dynamic_layer_stack_depth",
     "get_unwrapped",
@@ -86,9 +86,9 @@ __all__ = [
 ]
 
 attention_math = torch.ops.aten._scaled_dot_product_attention_math
-foreach_add_ = torch._foreach_add_
+foreach_add = torch._foreach_add
 foreach_copy_ = torch._foreach_copy_
-foreach_div_ = torch._foreach_div_
+foreach_div = torch._foreach_div
 is_all_true = torch._is_all_true
 pack_padded_sequence = torch._pack_padded_sequence
 pad_packed_sequence = torch._pad_packed_sequence
@@ -162,9 +162,9 @@ _FUNCTIONS = (
     Private("pyro.poutine.messenger", "_context_wrap", "1.9.2", "the program within a handler"),
     Private("pyro.poutine.runtime", "_DIM_ALLOCATOR", "1.9.2", "plates in force, put back after an interrupt"),
     Private("pyro.poutine.runtime", "_PYRO_STACK", "1.9.2", "handlers in force"),
-    Private("torch", "_foreach_add_", "2.15.0", "sums over tasks of many small gradients"),
+    Private("torch", "_foreach_add", "2.15.0", "sums over tasks of many small gradients"),
     Private("torch", "_foreach_copy_", "2.15.0", "arguments of a CUDA graph, and its results"),
-    Private("torch", "_foreach_div_", "2.15.0", "means over tasks of many small gradients"),
+    Private("torch", "_foreach_div", "2.15.0", "means over tasks of many small gradients"),
     Private("torch", "_is_all_true", "2.15.0", "what distributions validate by"),
     Private("torch", "_pack_padded_sequence", "2.15.0", "rewritten for vmap"),
     Private("torch", "_pad_packed_sequence", "2.15.0", "rewritten for vmap"),

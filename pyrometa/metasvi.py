@@ -16,15 +16,16 @@ from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_meta_gradient
 from pyrometa.learner.adapting import Adapting
 from pyrometa.learner.arguments import Argument, Kwargs, read_pairs
+from pyrometa.learner.repeating import Repeating
 from pyrometa.learner.saved import Saved
 from pyrometa.noise.options import Noise
-from pyrometa.outer import MetaGradient, Optim, Unrolled, check_finite, loss_and_grads, scores
+from pyrometa.outer import Loss, MetaGradient, Optim, Unrolled, checked_loss, loss_and_grads, scores
 from pyrometa.processes import ALONE, Processes
 from pyrometa.program import Given, Objective, Program, Reduction, Selection, checked_noise
 from pyrometa.types import Params, TaskBatch
 
 
-class MetaSVI(Adapting, Saved):
+class MetaSVI(Adapting, Repeating, Saved):
     r"""SVI whose starting point is learned from many tasks.
 
     .. math::
@@ -179,16 +180,21 @@ class MetaSVI(Adapting, Saved):
         Returns:
             The loss, shape ``()``, and for each name of :meth:`named_parameters` a gradient of its shape.
         """
-        return self._loss_and_grads(support, query, kwargs)
+        loss, grads = self._loss_and_grads(support, query, kwargs)
+        return loss.tensor, grads
 
     @torch.enable_grad()
-    def _loss_and_grads(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Tensor, Params]:
+    def _loss_and_grads(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Loss, Params]:
+        return self._again(support, query, kwargs) or self._afresh(support, query, kwargs)
+
+    def _afresh(self, support: Argument, query: Argument | None, kwargs: Kwargs) -> tuple[Loss, Params]:
         problem, tasks = self._problem(support, query, kwargs, self.steps, self.processes)
         check_meta_gradient(self.meta_gradient, problem, tasks[0].support.first)
         with naming_lines(problem.program):
             losses, grads = loss_and_grads(self.meta_gradient, self._runner, problem, tasks, self.processes)
-        check_finite(losses, grads, problem)
-        return losses.mean(), grads
+        loss = checked_loss(losses, grads, problem)
+        self._note(problem, tasks, support, query, kwargs)
+        return loss, grads
 
     def evaluate_loss(self, support: Argument, query: Argument | None = None, *, kwargs: Kwargs = None) -> float:
         """Mean query loss after adaptation, without learning; arguments and errors as for :meth:`step`."""

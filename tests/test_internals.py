@@ -260,15 +260,14 @@ def end_to_end():
     assert all(map(torch.equal, internals.unflatten_dense_tensors(flat, parts), parts))
 
 
-@shows("torch", "_foreach_add_", "_foreach_copy_", "_foreach_div_")
+@shows("torch", "_foreach_add", "_foreach_copy_", "_foreach_div")
 def one_call_for_many():
-    sums = [torch.ones(2, 2), torch.zeros(3)]
-    internals.foreach_add_(sums, [torch.ones(2, 2), torch.ones(3)])
-    internals.foreach_div_(sums, 2)
-    assert torch.equal(sums[0], torch.ones(2, 2))
-    assert torch.equal(sums[1], torch.full((3,), 0.5))
-    internals.foreach_copy_(sums, [torch.zeros(2, 2), torch.ones(3)])
-    assert torch.equal(sums[1], torch.ones(3))
+    sums = internals.foreach_add([torch.ones(2, 2), torch.zeros(3)], [torch.ones(2, 2), torch.ones(3)])
+    means = internals.foreach_div(sums, 2)
+    assert torch.equal(means[0], torch.ones(2, 2))
+    assert torch.equal(means[1], torch.full((3,), 0.5))
+    internals.foreach_copy_(means, [torch.zeros(2, 2), torch.ones(3)])
+    assert torch.equal(means[1], torch.ones(3))
 
 
 @shows("torch.distributions.transforms", "_InverseTransform")

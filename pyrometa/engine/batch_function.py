@@ -42,6 +42,12 @@ class BatchFunction(Asked):
         fixed = (comparable(self.function), Same(problem.rule), self.held, problem.steps, problem.adapted)
         return nest.Hashed((*fixed, names, *self.shapes))
 
+    def on_tasks(self, batch: TaskBatch) -> BatchFunction:
+        """The same function of other tasks of the same shapes."""
+        run = replace(self, batch=batch)
+        vars(run)["key"] = self.key
+        return run
+
     @property
     def label(self) -> str:
         """A digest of the key that is the same in every process; rule and plan count by their class alone."""

@@ -57,6 +57,11 @@ class FamilyRuns:
             family.seen.pads = False
             return None, True
 
+    def settled(self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction) -> bool:
+        """Whether tasks that have just been run go as they are again, and leave no other trace here than they have."""
+        seen = self.families.family(problem, groups, function).seen
+        return not seen.pads or not seen.changing_runs
+
     def _in_shape(
         self, problem: Problem, function: PathFunction, family: Family, batch: TaskBatch, shape: Shape
     ) -> Results | None:

@@ -26,6 +26,7 @@ from pyrometa.engine.plan import Plan
 from pyrometa.engine.posterior_draws import PosteriorDraws, Values
 from pyrometa.engine.problem import PathFunction, Problem
 from pyrometa.engine.proved_plans import ProvedPlans
+from pyrometa.engine.repeats import Repeats
 from pyrometa.engine.report import EngineReport, report
 from pyrometa.engine.set_apart import FastWeightsApart, one_by_one_apart, plan_of_good
 from pyrometa.engine.trial import UnprovedError
@@ -43,6 +44,9 @@ class Runner:
 
     Args:
         options: how tasks are run.
+
+    Attributes:
+        repeats: the last run, as long as it may be replayed again.
     """
 
     def __init__(self, options: Engine) -> None:
@@ -52,6 +56,7 @@ class Runner:
         self._posterior: PosteriorDraws | None = None
         self._recordings = Recordings(eager=is_recorded_now(options), compiled=options.compile)
         self._families = FamilyRuns(options, self._plans, self._replayed)
+        self.repeats = Repeats(self._recordings, self._families)
 
     def run(
         self, problem: Problem, groups: Sequence[TaskBatch], function: PathFunction
@@ -66,6 +71,7 @@ class Runner:
         Yields:
             The positions of some tasks in the meta-batch, and the function of them.
         """
+        self.repeats.forget()
         of_family, records = self._families.run(problem, groups, function)
         if of_family is not None:
             yield from of_family
@@ -78,6 +84,7 @@ class Runner:
                     yield from self._one_by_one(problem, batch, function)
                 else:
                     yield batch.index, result
+        self.repeats.check(groups)
 
     def _one_by_one(
         self, problem: Problem, batch: TaskBatch, function: PathFunction
@@ -148,6 +155,7 @@ class Runner:
         """Go on from there."""
         self._recordings.counts.load_state_dict(state.get("counts", {}))
         self._families.families.load_state_dict(state.get("families", {}))
+        self.repeats.forget()
 
     def accounts(self) -> list[Account]:
         """What there is to say of the runs."""
@@ -200,6 +208,8 @@ class Runner:
             started = time.perf_counter()
             result = _attempted(problem, batch, function, plan)
             self._recordings.ran(run, None, time.perf_counter() - started)
+        else:
+            self.repeats.note(run)
         return result
 
     def _replayed(self, run: BatchFunction) -> Any:

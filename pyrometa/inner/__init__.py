@@ -5,7 +5,7 @@ from pyrometa.inner.adaptation import GradientOrder, Path, adapt, not_finite, on
 from pyrometa.inner.arrow import Arrow
 from pyrometa.inner.blocks import Blocks
 from pyrometa.inner.cures import cure
-from pyrometa.inner.finite import all_finite, bad_rows
+from pyrometa.inner.finite import all_finite, are_finite, bad_rows, read, sums
 from pyrometa.inner.learned_optimizer import LearnedOptimizer
 from pyrometa.inner.momentum import Momentum
 from pyrometa.inner.natural_gradient import NaturalGradient
@@ -56,11 +56,14 @@ __all__ = [
     "TaskRows",
     "adapt",
     "all_finite",
+    "are_finite",
     "bad_rows",
     "cure",
     "not_finite",
     "one_step",
     "over_rows",
+    "read",
     "step_count",
     "step_counts",
+    "sums",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import cmath
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,25 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
     The sum of finite numbers may overflow, so that False says that a closer look is needed.
     """
-    return bool(torch.isfinite(torch.stack([tensor.detach().sum() for tensor in tensors]).sum()))
+    return are_finite(read(sums(tensors)))
+
+
+def sums(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The sum of each tensor that may hold what is not finite."""
+    return [tensor.detach().sum() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+
+
+def read(scalars: Sequence[Tensor]) -> list[Any]:
+    """The numbers that tensors of shape ``()`` hold: a device is waited for once, whatever their number."""
+    devices = list(dict.fromkeys(scalar.device for scalar in scalars))
+    if len(devices) > 1:
+        scalars = [scalar.cpu() for scalar in scalars]
+    return torch.stack(list(scalars)).tolist() if scalars else []
+
+
+def are_finite(numbers: Iterable[Any]) -> bool:
+    """Whether numbers are finite."""
+    return all(map(cmath.isfinite, numbers))
 
 
 def bad_rows(values: Tensor, tasks: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrometa import nest
+from pyrometa.inner import all_finite
 from pyrometa.types import Data
 
 Argument = Any
@@ -80,11 +81,13 @@ def read_tasks(name: str, given: Argument, kwargs: Kwargs = None) -> GivenTasks:
         tasks = _listed(name, given, _shared(kwargs))
         _check_alike(name, tasks)
         return GivenTasks(len(tasks), None, tasks)
-    args = _arguments(name, given)
+    args = arguments(name, given)
     labelled = _labelled(name, args)
     count = _task_count(name, labelled)
+    finite = all_finite([arg for _, arg in labelled])
     for label, arg in labelled:
-        _check_values(label, arg, per_task=True)
+        if not finite:
+            _check_values(label, arg, per_task=True)
         _check_rows(label, arg, arg.shape[1:])
     return GivenTasks(count, Data(args, _shared(kwargs)))
 
@@ -94,7 +97,7 @@ def _listed(name: str, given: Sequence[OneTask], shared: Mapping[str, Any]) -> l
     found: dict[Any, list[Tensor]] = {}
     tasks = []
     for i, task in enumerate(given):
-        args = _arguments(f"{name}[{i}]", task)
+        args = arguments(f"{name}[{i}]", task)
         for label, arg in _labelled(f"{name}[{i}]", args):
             _check_rows(label, arg, arg.shape)
             found.setdefault((arg.dtype, arg.device), []).append(arg.detach().reshape(-1))
@@ -137,7 +140,7 @@ def one_task(name: str, given: OneTask, kwargs: Kwargs = None) -> Data:
         TypeError: anything else.
         ValueError: no data, NaN or infinite values.
     """
-    args = _arguments(name, given)
+    args = arguments(name, given)
     for label, arg in _labelled(name, args):
         _check_rows(label, arg, arg.shape)
         _check_values(label, arg, per_task=False)
@@ -198,7 +201,8 @@ def _rank(rank: int | None) -> str:
     return "no tensor" if rank is None else f"{rank} dimension{'' if rank == 1 else 's'}"
 
 
-def _arguments(name: str, given: Any) -> tuple[Any, ...]:
+def arguments(name: str, given: Any) -> tuple[Any, ...]:
+    """The model's positional arguments; errors as of :func:`read_tasks`."""
     if hasattr(given, "support") and hasattr(given, "query"):
         raise TypeError(f"{name} is a {type(given).__name__} of support and query: unpack it, meta.step(*task)")
     several = isinstance(given, tuple) and not nest.is_named(given)

@@ -21,7 +21,7 @@ from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, Ranks, by_s
 from pyrometa.learner.bound_rules import BoundRules
 from pyrometa.learner.differences import differences, other_constraints
 from pyrometa.noise.options import Noise
-from pyrometa.noise.task_batches import with_noise
+from pyrometa.noise.task_batches import Drawing, with_noise
 from pyrometa.outer import Implicit, MetaGradient, OuterOptimizer
 from pyrometa.program.constants import constants
 from pyrometa.program.constraints import constraints_of
@@ -140,6 +140,15 @@ class Learner:
         one_noise = noise.shared or meta_gradient.one_noise
         with naming_lines(self.program):
             return with_noise(groups, self.program.tape, points, steps, one_noise=one_noise)
+
+    def drawing(self, tasks: TaskBatch, steps: int, meta_gradient: MetaGradient, noise: Noise) -> Drawing:
+        """How the noise of tasks was drawn by :meth:`tasks`."""
+        support, query = tasks.support.first, tasks.query.first
+        drawn = [
+            (self.program.tape(*data), self.program.points(noise.points, *data))
+            for data in ((support,), (query, support))
+        ]
+        return Drawing(len(tasks), steps, noise.shared or meta_gradient.one_noise, *drawn)
 
     def parameters(self) -> Params:
         """All that the outer loop learns by public name, what was frozen since first data too."""

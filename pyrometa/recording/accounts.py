@@ -37,6 +37,10 @@ class Counts:
         self._runs[key] = 1 if changed else self._runs.get(key, 0) + 1
         return self._runs[key]
 
+    def next(self, label: str, state: Fingerprint) -> int:
+        """What :meth:`count` will say of a run in a state that has not changed since the last one."""
+        return self._runs.get(f"{label}-{state.label}", 0) + 1
+
     def state_dict(self) -> dict[str, int]:
         """The counts, by label."""
         return dict(self._runs)

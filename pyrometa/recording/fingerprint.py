@@ -8,7 +8,7 @@ over because it is not known.
 from __future__ import annotations
 
 import decimal
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from operator import is_
 from typing import Any
@@ -55,7 +55,13 @@ class Fingerprint:
         return digest({path: told[1] for path, told in self._state.items() if _is_switch(told)})
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Fingerprint) and self._state == other._state)
+        return self is other or (isinstance(other, Fingerprint) and self._is_as(other))
+
+    def _is_as(self, other: Fingerprint) -> bool:
+        """Whether the state is the other's; if so, one is kept of the two, so that it is not compared again."""
+        if self._state is not other._state and self._state == other._state:
+            other._state = self._state
+        return self._state is other._state
 
     def __hash__(self) -> int:
         return self._hash
@@ -73,8 +79,12 @@ class Fingerprint:
             and _addresses(parameters) == self._trained
             and _settings() == self._settings
             and self._unchanged()
-            and all(copied(value) == known for copied, value, known in self._copies)
+            and all(still() for still in self._copies)
         )
+
+    def watches(self, values: Iterable[Any]) -> bool:
+        """Whether all these values are watched, so that none of them has changed while this fingerprint holds."""
+        return set(map(id, values)).issubset(map(id, self._held))
 
     def first_difference(self, other: Fingerprint) -> str | None:
         """The path of the first state that differs, or None."""

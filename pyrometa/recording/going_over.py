@@ -69,6 +69,11 @@ class GoingOver:
         """The same with another form of each graph."""
         return self.now.mapped(form)
 
+    def is_due(self, replays: int) -> bool:
+        """Whether there is something to do for :meth:`at`."""
+        begins = self._begins if self._job is None else 2 * self._begins
+        return self.stays is None and self.seconds is None and replays >= begins
+
     def at(self, replays: int, function: Recordable) -> None:
         """Begin to compile, or take what is compiled, if it is time for it.
 
@@ -76,7 +81,7 @@ class GoingOver:
             replays: how many there were, with the one that is to come.
             function: what is to be replayed.
         """
-        if self.stays is not None or self.seconds is not None or replays < self._begins:
+        if not self.is_due(replays):
             return
         started = time.perf_counter()
         try:

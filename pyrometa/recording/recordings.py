@@ -97,6 +97,38 @@ class Recordings:
         known, self._known = self._known, None
         return recording.of(function) if known is None or known[0] is not function else known[1]
 
+    @property
+    def last_state(self) -> Fingerprint | None:
+        """The state of the last run."""
+        return self._last_state
+
+    def again(self, function: Recordable) -> Replayable | None:
+        """The recording that the last run was a replay of, for a run of the same function.
+
+        None where the program is not what it was then, or where more is to do than to replay. What comes of it is told
+        by :meth:`repeated`.
+        """
+        key, state = function.key, self._last_state
+        if state is None or (key, state) not in self.kept or key not in self._labels:
+            return None
+        try:
+            self._last_state = function.state(state)
+        except UnsupportedProgramError as error:
+            check_interrupt(error)
+            return None
+        label, made = self._labels[key], self.kept[key, state]
+        replays = self._replays(self.counts.next(label, state))
+        if self._last_state is not state or (isinstance(made, GoingOver) and made.is_due(replays)):
+            return None
+        self._not_replayed[key] = []
+        return made
+
+    def repeated(self, function: Recordable, recording: Replayable, seconds: float) -> None:
+        """Count a replay of :meth:`again` that was of use."""
+        if self._last_state is not None:
+            self.counts.count(self._labels[function.key], self._last_state)
+        self.ran(function, recording, seconds)
+
     def ran(self, function: Recordable, recording: Replayable | None, seconds: float) -> None:
         """Note how long a run took."""
         self._account(function.key, function).add(self._stage(recording), seconds)
@@ -124,7 +156,7 @@ class Recordings:
         state = self._last_state = function.state(self._last_state)
         if key not in self._labels:
             self._labels[key] = function.label
-        replays = self.counts.count(self._labels[key], state) - (0 if self._eager else _PATIENCE)
+        replays = self._replays(self.counts.count(self._labels[key], state))
         if replays <= 0:
             return None
         account, started = self._account(key, function), time.perf_counter()
@@ -135,6 +167,10 @@ class Recordings:
             account.compiling, account.why = made.seconds or 0.0, made.stays or ""
             self._known = self._known if made.seconds is None else None  # compiled it rounds otherwise
         return made
+
+    def _replays(self, runs: int) -> int:
+        """How many of so many runs are replays."""
+        return runs - (0 if self._eager else _PATIENCE)
 
     def _kept_or_made(self, key: Hashable, state: Fingerprint, function: Recordable) -> Replayable | None:
         self._known = None

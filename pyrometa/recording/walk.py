@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrometa.recording.watch import PLAIN, ByParts, NamedParts, fields_of, kind_of, named_by
+from pyrometa.recording.watch import PLAIN, ByCopy, ByParts, NamedParts, fields_of, kind_of, named_by
 
 
 class Walk:
@@ -28,14 +28,14 @@ class Walk:
     Attributes:
         state: what is compared, by path.
         parts: for each value that is its parts, how to list them, the value, and the parts.
-        copies: for each value that is compared by a copy, how to copy it, the value, and the copy.
+        copies: for each value that is compared by a copy, whether it still holds what is in the copy.
         held: what the state names by identity, held so that no other object can take that identity.
     """
 
     def __init__(self, trained: Collection[int]) -> None:
         self.state: dict[str, Any] = {}
         self.parts: list[tuple[Callable[[Any], list[Any]], Any, list[Any]]] = []
-        self.copies: list[tuple[Callable[[Any], Any], Any, Any]] = []
+        self.copies: list[Callable[[], bool]] = []
         self.held: list[Any] = []
         self._trained = trained
         self._visited: dict[int, str] = {}
@@ -69,7 +69,7 @@ class Walk:
         elif kind is not None:
             copied = kind.copied(value)
             self.state[path] = (kind.tag, copied)
-            self.copies.append((kind.copied, value, copied))
+            self.copies.append(_still(kind, value, copied))
         else:
             self.state[path] = id(value)
 
@@ -99,6 +99,12 @@ class Walk:
             for name, part in later(value):
                 if self._dynamic or name in self._words:
                     yield f"{path}.{name}", part
+
+
+def _still(kind: ByCopy, value: Any, copied: Any) -> Callable[[], bool]:
+    if kind.comparing is not None:
+        return kind.comparing(value, copied)
+    return lambda: bool(kind.copied(value) == copied)
 
 
 def _read_of(module: types.ModuleType, words: Collection[str] | None) -> list[Any]:

@@ -207,7 +207,7 @@ def _tensor(value: Tensor, path: str) -> ByCopy:
     """A tensor that is no parameter, by its values."""
     if not trusted(type(value)) or is_functorch_wrapped_tensor(value):
         refuse(path, _unknown(value))
-    return ByCopy(_contents, id(value))
+    return ByCopy(_contents, id(value), _still_holds)
 
 
 def _contents(value: Tensor) -> Any:
@@ -219,8 +219,33 @@ def _contents(value: Tensor) -> Any:
 
 def _bits(value: Tensor) -> bytes:
     """All of the memory that a tensor is a part of: NaN equals itself so, and zero differs from minus zero."""
-    raw = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
-    return raw.cpu().numpy().tobytes()
+    return _raw(value).cpu().numpy().tobytes()
+
+
+def _raw(value: Tensor) -> Tensor:
+    """All of the memory that a tensor is a part of, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
+
+
+def _still_holds(value: Tensor, copied: Any) -> Callable[[], bool]:
+    """Whether a tensor still holds what is in a copy; on the CPU its memory is looked at where it lies."""
+    if value.layout != torch.strided or not value.is_cpu or not value.untyped_storage().nbytes():
+        return lambda: bool(_contents(value) == copied)
+    place, bits, held = _place(value), copied[-1], _raw(value).numpy().data
+    here = value.data_ptr(), value.shape, value.stride()
+    if (*here, bits) != copied:
+        return lambda: False
+
+    def still() -> bool:
+        return _place(value) == place and (value.data_ptr(), value.shape, value.stride()) == here and held == bits
+
+    return still
+
+
+def _place(value: Tensor) -> tuple[torch.layout, int, int]:
+    """Where the memory lies that a tensor is a part of, and how large it is."""
+    storage = value.untyped_storage()
+    return value.layout, storage.data_ptr(), storage.nbytes()
 
 
 # The first row that fits counts, so that what derives from several comes under the more particular one.

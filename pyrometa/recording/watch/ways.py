@@ -42,10 +42,12 @@ class ByCopy:
     Attributes:
         copied: the copy.
         tag: what else is compared of the value, its type or its identity.
+        comparing: given a value and its copy, a quicker way to compare them than by another copy; None without one.
     """
 
     copied: Callable[[Any], Any]
     tag: Any
+    comparing: Callable[[Any, Any], Callable[[], bool]] | None = None
 
 
 def of_parts(named: NamedParts, value: Any) -> ByParts:
