@@ -62,7 +62,7 @@ TABLE = {
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),
     "demo": ({"", "models", "recipes", "tasks", "train"}, {"plots"}),
-    "cli": (GROUND | {"", "adapter", "demo", "metasvi", "recipes", "saving", "tasks", "train"}, set()),
+    "cli": (GROUND | {"", "adapter", "demo", "diagnostics", "metasvi", "recipes", "saving", "tasks", "train"}, set()),
     "__main__": ({"cli"}, set()),
 }
 

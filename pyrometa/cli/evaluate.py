@@ -11,13 +11,14 @@ import typer
 from torch import Tensor
 
 from pyrometa.cli.devices import moved, on_device
+from pyrometa.cli.trust import trust
 from pyrometa.recipes import Sources, program, read, sources, stored_run, trainer
 from pyrometa.recipes.recipe import NAME
 from pyrometa.train.validation import meta_batches, query_losses
 
 
 def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None) -> None:
-    """Print the query loss of a run's tasks after each number of inner steps."""
+    """Print the query loss of a run's tasks after each number of inner steps, and what their posteriors are worth."""
     if split not in Sources._fields:
         raise ValueError(f"--split must be {', '.join(Sources._fields)}, got {split!r}")
     found = stored_run(run)
@@ -32,8 +33,10 @@ def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None)
         meta.load(found.checkpoint)
         batches = list(meta_batches(moved(tasks, device), made.meta_batch, made.validation_seed)(0))
         losses = query_losses(meta, batches, made.validation_seed).cpu()
+        told = trust(meta, batches, made.validation_seed)
     typer.echo(f"{found.checkpoint.stem} of {found.folder}: {losses.shape[1]} {split} tasks")
     typer.echo(_table(losses))
+    typer.echo(told)
 
 
 def _table(losses: Tensor) -> str:

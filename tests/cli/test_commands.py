@@ -15,11 +15,13 @@ import pytest
 import recipe_program
 import torch
 from matplotlib.image import imread
+from pyro.infer.autoguide import AutoDelta
 
 import pyrometa as pm
 from pyrometa.adapter.whole_groups import WholeGroups
 from pyrometa.cli import demo
 from pyrometa.cli.devices import moved
+from pyrometa.cli.trust import trust
 from pyrometa.train.seeded import seeded
 
 
@@ -132,11 +134,21 @@ def test_evaluate_prints_the_adaptation_curve_with_standard_errors(trained, said
     meta = pm.load(trained)
     with seeded(0):
         losses = meta.evaluate(*recipe_program.make_tasks()[1]).double()
-    head, _, *rows = out.splitlines()
+    head, _, *rows, told = out.splitlines()
     step = json.loads((trained / "checkpoints" / "best.json").read_text())["checkpoint"].removesuffix(".safetensors")
     assert head == f"{step} of {trained}: 4 validation tasks"
     expected = zip(losses.mean(1).tolist(), (losses.std(1) / 2).tolist(), strict=True)
     assert [row.split() for row in rows] == [[str(k), f"{m:.4f}", "±", f"{e:.4f}"] for k, (m, e) in enumerate(expected)]
+    counted = re.fullmatch(
+        r"importance weights of 4 tasks' posteriors: (.*); k-hat is good \(at most 0\.67\) in .*", told
+    )
+    assert sum(int(part.split()[0]) for part in counted[1].split(", ")) == 4
+
+
+def test_a_point_estimate_has_no_importance_weights():
+    meta = pm.MetaSVI(recipe_program.model, AutoDelta(recipe_program.model), pyro.optim.Adam({"lr": 0.01}))
+    told = trust(meta, [recipe_program.make_tasks()[1]], 0)
+    assert told.startswith("importance weights: none, as the guide gives ")
 
 
 def test_evaluate_refuses_a_split_that_is_not_there(trained, said):
