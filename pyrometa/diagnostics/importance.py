@@ -145,10 +145,11 @@ def psis(
     if draws < _FEWEST_DRAWS:
         raise ValueError(f"draws must be at least {_FEWEST_DRAWS}, got {draws}")
     drawn = weighted_draws(model, guide, args, dict(kwargs or {}), draws)
-    return _of(drawn)
+    return judged(drawn)
 
 
-def _of(drawn: WeightedDraws) -> PSIS:
+def judged(drawn: WeightedDraws) -> PSIS:
+    """What weights of a guide's draws say of it."""
     raw = drawn.log_weights.cpu()
     log_weights, k_hat = pareto_smoothed(raw)
     log_evidence = (raw.max() + (raw - raw.max()).exp().mean().log()).item()

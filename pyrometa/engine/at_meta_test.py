@@ -47,3 +47,20 @@ class FastWeights:
     def of_first(self, made: Params, tasks: int) -> Params:
         """The fast weights of the first tasks of a path."""
         return {name: value[:tasks] for name, value in made.items()}
+
+
+@dataclass(frozen=True)
+class FastWeightsAlong:
+    """Fast weights before the first step and after each, of shape ``(tasks, steps + 1, *parameter)``."""
+
+    order = GradientOrder.NONE
+    unrolled_steps = None
+
+    def __call__(self, path: ScoredPath) -> Params:
+        """Adapt, and keep each point."""
+        points = [path.fast_weights(point) for point in adapt(path, path.problem.steps)]
+        return {name: torch.stack([point[name].detach() for point in points], 1) for name in points[0]}
+
+    def of_first(self, made: Params, tasks: int) -> Params:
+        """The fast weights of the first tasks of a path."""
+        return {name: value[:tasks] for name, value in made.items()}

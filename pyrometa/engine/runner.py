@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrometa import nest
 from pyrometa.atomic.interrupts import check_interrupt
-from pyrometa.engine.at_meta_test import FastWeights, Scores
+from pyrometa.engine.at_meta_test import FastWeights, FastWeightsAlong, Scores
 from pyrometa.engine.attempt import SideBySideError, attempt
 from pyrometa.engine.batch import BatchPath
 from pyrometa.engine.batch_function import BatchFunction, title
@@ -108,6 +108,14 @@ class Runner:
         found: dict[int, TaskValues] = {}
         for index, fast in self.run(problem, groups, FastWeights()):
             found.update(zip(index, of_each_task(fast, len(index)), strict=True))
+        return [found[i] for i in range(len(found))]
+
+    def adapted_along(self, problem: Problem, groups: Sequence[TaskBatch]) -> list[list[TaskValues]]:
+        """Fast weights of each task before the first step and after each."""
+        found: dict[int, list[TaskValues]] = {}
+        for index, fast in self.run(problem, groups, FastWeightsAlong()):
+            points = [of_each_task(point, len(index)) for point in _steps(fast)]
+            found.update(zip(index, map(list, zip(*points, strict=True)), strict=True))
         return [found[i] for i in range(len(found))]
 
     def drawn(self, problem: Problem, batch: TaskBatch, draws: int, diverged: dict[int, str] | None = None) -> Values:
@@ -283,3 +291,9 @@ class Runners:
 
 def _attempted(problem: Problem, batch: TaskBatch, function: PathFunction, plan: Plan) -> Any:
     return attempt(function, BatchPath(problem, batch, function.order, plan, function.unrolled_steps))
+
+
+def _steps(fast: Params) -> Iterator[Params]:
+    """Fast weights of each step, from those of shape ``(tasks, steps, *parameter)``."""
+    columns = zip(*(value.unbind(1) for value in fast.values()), strict=True)
+    return (dict(zip(fast, column, strict=True)) for column in columns)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from pyrometa import generators
 from pyrometa.atomic.exclusive import exclusive
-from pyrometa.engine import Engine, Runner, Runners
+from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import Rule, step_count
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, by_shape, one_task
@@ -21,7 +22,10 @@ from pyrometa.noise.options import Noise
 from pyrometa.outer import MetaGradient
 from pyrometa.program import AdaptedGuide
 from pyrometa.program.adapted import NO_DATA
+from pyrometa.program.end_to_end_values import TaskValues
 from pyrometa.types import Data, TaskBatch
+
+Fitted = TypeVar("Fitted")
 
 
 class Adapting:
@@ -52,16 +56,41 @@ class Adapting:
         """Fit many tasks: :meth:`adapt` for each task of a meta-batch."""
         return self._adapt_tasks(self._state.read("supports", supports, kwargs), steps)
 
+    def adapt_along(
+        self, supports: Argument, steps: int | None = None, *, kwargs: Kwargs = None
+    ) -> list[list[AdaptedGuide]]:
+        """Fit many tasks as :meth:`adapt_many`, and keep all of the way.
+
+        Returns:
+            For each task its guides after 0, 1, ..., ``steps`` inner steps, on one noise.
+        """
+        tasks = self._state.read("supports", supports, kwargs)
+        along = self._fitted(tasks, steps, Runner.adapted_along)
+        return [
+            list(guides)
+            for guides in zip(*(self._guides(tasks, of_step) for of_step in zip(*along, strict=True)), strict=True)
+        ]
+
+    def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
+        return self._guides(supports, self._fitted(supports, steps, Runner.adapted))
+
     @exclusive
     @torch.enable_grad()
-    def _adapt_tasks(self, supports: GivenTasks, steps: int | None) -> list[AdaptedGuide]:
+    def _fitted(
+        self, supports: GivenTasks, steps: int | None, how: Callable[[Runner, Problem, list[TaskBatch]], list[Fitted]]
+    ) -> list[Fitted]:
+        """What a runner makes of each task."""
         steps = self.steps if steps is None else step_count("steps", steps)
         learner = self._ready(supports[0])
         tasks = learner.tasks(supports, supports, steps, self.meta_gradient, self.noise)
         with naming_lines(learner.program):
-            fast = self._runner.adapted(learner.problem(self.inner, steps), tasks)
-        given = supports if learner.program.reads_support else repeat(NO_DATA, len(supports))
-        return [AdaptedGuide(learner.program, values, data) for values, data in zip(fast, given, strict=True)]
+            return how(self._runner, learner.problem(self.inner, steps), tasks)
+
+    def _guides(self, supports: GivenTasks, fast: Sequence[TaskValues]) -> list[AdaptedGuide]:
+        """A guide for each task on its values."""
+        program = self._state.known().program
+        given = supports if program.reads_support else repeat(NO_DATA, len(supports))
+        return [AdaptedGuide(program, values, data) for values, data in zip(fast, given, strict=True)]
 
     @exclusive
     @torch.enable_grad()

@@ -1,4 +1,4 @@
-"""Whether a posterior can be trusted: importance weights, ranks, coverage."""
+"""Whether a posterior can be trusted: importance weights, ranks, coverage, gaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["coverage_curve", "importance_weights", "rank_curves"]
+__all__ = ["coverage_curve", "gap_curves", "importance_weights", "rank_curves"]
+
+_NAMED = 6
+"""Sites that a legend names."""
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 
@@ -32,7 +35,7 @@ def importance_weights(log_weights: Tensor, *, title: str) -> Figure:
 
 
 def rank_curves(
-    ranks: Mapping[str, Tensor], *, draws: int, band: tuple[Tensor, Tensor], title: str, labels: int = 6
+    ranks: Mapping[str, Tensor], *, draws: int, band: tuple[Tensor, Tensor], title: str, labels: int = _NAMED
 ) -> Figure:
     """How far the share of ranks below each level is above what uniform ones have.
 
@@ -79,13 +82,69 @@ def coverage_curve(credibility: Tensor, coverage: Tensor, *, tasks: int, title: 
     return figure
 
 
+def gap_curves(
+    approximation: Tensor, inference: Tensor, query: Tensor | None, kl: Mapping[str, Tensor], *, title: str
+) -> Figure:
+    """Three panels: what is lost over inner steps, the query set's gain, and the divergence of each latent dimension.
+
+    Args:
+        approximation: in nats a task, shape ``(tasks,)``.
+        inference: after each of ``0..K`` steps, shape ``(tasks, K + 1)``.
+        query: log density of the query set likewise; None leaves its panel out.
+        kl: divergences from the prior of each site's elements, shape ``(tasks, *site)``.
+        title: what the figure shows.
+    """
+    figure, axes = _panels(title, 1 + (query is not None) + bool(kl))
+    steps = range(inference.shape[1])
+    family = approximation.mean().expand(len(steps))
+    lost = inference.mean(0)
+    axes[0].fill_between(steps, 0, family, color=BLUE, alpha=0.55, linewidth=0, label="approximation")
+    axes[0].fill_between(steps, family, lost, color=ORANGE, alpha=0.45, linewidth=0, label="amortisation")
+    axes[0].plot(steps, inference.T, color=GREY, linewidth=0.7, alpha=0.6)
+    axes[0].plot(steps, lost, color=ORANGE, linewidth=2)
+    axes[0].set(xlabel="inner steps", ylabel="nats lost, a task", ylim=(min(0.0, family[0].item()), None))
+    axes[0].legend(frameon=False, fontsize=10)
+    if query is not None:
+        _gains(axes[1], query)
+    if kl:
+        _divergences(axes[-1], kl)
+    return figure
+
+
+def _gains(axes: Axes, query: Tensor) -> None:
+    gained = query - query[:, :1]
+    steps = range(query.shape[1])
+    axes.plot(steps, gained.T, color=GREY, linewidth=0.7, alpha=0.6)
+    axes.plot(steps, gained.mean(0), color=BLUE, linewidth=2)
+    axes.set(xlabel="inner steps", ylabel="nats gained on the query set, a task")
+
+
+def _divergences(axes: Axes, kl: Mapping[str, Tensor]) -> None:
+    """Bars of each site's elements, largest first."""
+    start = 0
+    for i, (name, of_site) in enumerate(kl.items()):
+        heights = of_site.reshape(len(of_site), -1).mean(0).sort(descending=True).values
+        axes.bar(range(start, start + len(heights)), heights, color=f"C{i % 10}", label=name if i < _NAMED else None)
+        start += len(heights)
+    axes.set(xlabel="latent dimension, by site", ylabel="KL from the prior, nats", xticks=[])
+    axes.set_axisbelow(True)
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, fontsize=10, ncols=3)
+
+
 def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    figure.suptitle("\n".join(_wrapped(title)), fontsize=11.5, x=0.01, ha="left")
+    figure, (axes,) = _panels(title, 1)
     return figure, axes
+
+
+def _panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(2.6 + 3.8 * count, 4.2), layout="constrained")
+    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#dddddd", linewidth=0.6)
+    figure.suptitle("\n".join(_wrapped(title, 84 * count)), fontsize=11.5, x=0.01, ha="left")
+    return figure, panels
 
 
 def _wrapped(title: str, width: int = 84) -> list[str]:

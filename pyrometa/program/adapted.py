@@ -160,6 +160,11 @@ class AdaptedGuide(_Adapted):
         return self._program.conditioned(self._support)
 
     @property
+    def keeps_support(self) -> bool:
+        """Whether the guide reads the support set that it was adapted to, wherever it is asked."""
+        return self._support is not NO_DATA
+
+    @property
     def model(self) -> Callable[..., Any]:
         """The model to use this guide with."""
         leaves = self._program.leaves
