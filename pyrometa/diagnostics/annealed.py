@@ -46,7 +46,7 @@ def ais_log_evidence(
     model: Callable[..., Any],
     *args: Any,
     chains: int = 64,
-    temperatures: int = 200,
+    temperatures: int = 100,
     leapfrog: int = 3,
     kwargs: Mapping[str, Any] | None = None,
 ) -> AIS:

@@ -89,7 +89,7 @@ class _Search:
 
     def __init__(self, guides: Sequence[AdaptedGuide], args: Sequence[Args], kwargs: Mapping[str, Any]) -> None:
         self._guides, self._args, self._kwargs = [copy.deepcopy(guide) for guide in guides], args, kwargs
-        self._models = [guide.model for guide in guides]
+        self._models: list[Any] = [guide.model for guide in guides]
         self._params = _stacked([dict(guide.named_parameters()) for guide in self._guides])
         self._fixed = _stacked([_own(model) for model in self._models])
         self._data = nest.joined(torch.stack, list(args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ def gap_report(
             tasks = [TaskGaps(path, args, given, draws, seed) for path, args in zip(paths, supports, strict=True)]
             bounds = [task.bounds(best, evidence) for task, best in zip(tasks, found, strict=True)]
             worth = None if queries is None else [task.on(args) for task, args in zip(tasks, queries, strict=True)]
-            uses = [task.use() for task in tasks]
+            uses = [task.use(of.posterior.values) for task, of in zip(tasks, bounds, strict=True)]
     return _report(bounds, [best.converged for best in found], worth, uses)
 
 
@@ -228,7 +229,7 @@ def _tasks(given: Any) -> list[Args]:
         return [_arguments(task) for task in given]
     args = _arguments(given)
     count = len(nest.tensors(args)[0])
-    return [nest.mapped(lambda x, i=i: x[i], args) for i in range(count)]
+    return [nest.mapped(operator.itemgetter(i), args) for i in range(count)]
 
 
 def _arguments(given: Any) -> Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -109,7 +109,7 @@ def table(report: GapReport) -> str:
     return _aligned([head, *lines, mean])
 
 
-def _shown(values: Sequence[Tensor]) -> list[str]:
+def _shown(values: Iterable[Tensor]) -> list[str]:
     return [f"{value:.2f}" for value in values]
 
 

@@ -29,7 +29,7 @@ class Bounds(NamedTuple):
         error: its standard error, likewise.
         optimal: ELBO of the best guide.
         evidence: of the support set.
-        posterior: what weights say of the last guide.
+        posterior: what weights say of the last guide, with its draws.
     """
 
     elbo: Tensor
@@ -84,11 +84,10 @@ class TaskGaps:
         pairs = [without_shared(guide.model, guide, rows) for guide in self._guides]
         return _means([self._drawn(model, guide, query) for model, guide in pairs])[0]
 
-    def use(self) -> Use:
-        """Of each latent site, by the last guide."""
+    def use(self, values: Mapping[str, Tensor]) -> Use:
+        """Of each latent site, by the last guide, of which there are draws."""
         rows = rows_of(self._model, self._args, self._kwargs)
         kl, events = divergences(self._model, self._guides[-1], self._args, self._kwargs, rows)
-        values = self._drawn(self._model, self._guides[-1], self._args).values
         return Use(kl, posterior_means(values, rows, events))
 
     def _drawn(self, model: Callable[..., Any], guide: Callable[..., Any], args: Args) -> WeightedDraws:

@@ -123,7 +123,7 @@ def _divergences(axes: Axes, kl: Mapping[str, Tensor]) -> None:
     """Bars of each site's elements, largest first."""
     start = 0
     for i, (name, of_site) in enumerate(kl.items()):
-        heights = of_site.reshape(len(of_site), -1).mean(0).sort(descending=True).values
+        heights = of_site.reshape(len(of_site), -1).mean(0).sort(descending=True).values.tolist()
         axes.bar(range(start, start + len(heights)), heights, color=f"C{i % 10}", label=name if i < _NAMED else None)
         start += len(heights)
     axes.set(xlabel="latent dimension, by site", ylabel="KL from the prior, nats", xticks=[])
