@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyro
@@ -157,7 +159,7 @@ class _Search:
 
     def _losses(self, params: Mapping[str, Tensor], noise: Sequence[Tensor]) -> Tensor:
         """Minus the log weight of each draw of each task, shape ``(tasks, draws)``."""
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), _registering_nothing():
             return (self._batched if self._side_by_side else self._looped)(params, noise)
 
     def _batched(self, params: Mapping[str, Tensor], noise: Sequence[Tensor]) -> Tensor:
@@ -196,7 +198,7 @@ class _Search:
         return self._loss(modelled, guided, *nest.replaced(self._args[task], iter(data)), **self._kwargs)
 
     def _recorded(self, mode: RecordNoise) -> object:
-        with mode:
+        with mode, _registering_nothing():
             first = {name: value[0] for name, value in self._params.items()}
             fixed = {name: value[0] for name, value in self._fixed.items()}
             return self._of(0, first, fixed, nest.tensors(self._args[0]))
@@ -209,7 +211,7 @@ class _Search:
 
     def _agrees(self) -> bool:
         """Whether the tasks are side by side what they are one by one."""
-        with generators.forked(), torch.no_grad():
+        with generators.forked(), torch.no_grad(), _registering_nothing():
             noise = self._noise(2)
             expected = self._looped(self._params, noise)
             try:
@@ -236,6 +238,14 @@ def _elbo(model: Callable[..., Any], guide: Callable[..., Any], args: Args, kwar
         return TraceEnum_ELBO(max_plate_nesting=-min(dims, default=0))
     lands = same and all(site["fn"].has_rsample for site in latents(guided).values())
     return StickingTheLanding_ELBO() if lands else Trace_ELBO()
+
+
+@contextmanager
+def _registering_nothing() -> Iterator[None]:
+    """Without ``pyro.module``'s warning of values that require no gradient, as none does under vmap."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*was not registered in the param store", UserWarning)
+        yield
 
 
 def _own(model: Callable[..., Any]) -> dict[str, Tensor]:

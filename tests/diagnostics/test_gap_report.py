@@ -237,6 +237,19 @@ def test_over_fitting_is_told():
     assert "over-fitting: the query set is best off after 0 steps" in found.verdict
 
 
+@pytest.mark.parametrize("tasks", [lambda x: x, lambda x: [x[0], x[1, :3]]])
+def test_guides_along_the_steps_end_where_adaptation_does(tasks):
+    meta, x = learned(means, AutoNormal(means), steps=2, inner=pm.SGD(0.05)), torch.randn(2, 4)
+    torch.manual_seed(1)
+    along = meta.adapt_along(tasks(x))
+    torch.manual_seed(1)
+    ends = meta.adapt_many(tasks(x))
+    assert [len(guides) for guides in along] == [3, 3]
+    for guides, end in zip(along, ends, strict=True):
+        assert [p.item() for p in guides[-1].parameters()] == pytest.approx([p.item() for p in end.parameters()])
+        assert next(guides[0].parameters()).item() == meta.guide.locs.mean.item()
+
+
 def test_nothing_is_left_behind():
     meta, x = learned(means, Posterior(2.0, 0.0)), torch.randn(1, 4)
     meta.adapt(x[0])
@@ -261,12 +274,21 @@ def test_bad_input_is_refused():
     }.items():
         with pytest.raises(ValueError, match=match):
             gap_report(meta, x, **given)
+    with pytest.raises(ValueError, match="no parameter of the guide adapts"):
+        gap_report(learned(factors_of_scale, Encoder(), adapt="model"), x, draws=30)
     with pytest.raises(ValueError, match="chains must be at least 2, got 1"):
         ais_log_evidence(means, x[0], chains=1)
     with pytest.raises(ValueError, match="no finite number in any draw of the prior"):
         ais_log_evidence(means, torch.full((4,), 1e30))
     with pytest.raises(ValueError, match="site 'count' is discrete and has no list of values"):
         ais_log_evidence(counts, x[0])
+
+
+def factors_of_scale(x):
+    scale = pyro.param("scale", torch.tensor(2.0))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(scale * z, 1.0), obs=x)
 
 
 def counts(x):
