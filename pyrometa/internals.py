@@ -28,6 +28,7 @@ from torch._ops import OpOverload
 from torch._utils import _flatten_dense_tensors as flatten_dense_tensors
 from torch._utils import _unflatten_dense_tensors as unflatten_dense_tensors
 from torch.distributions.transforms import _InverseTransform as InverseTransform
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.overrides import _pop_mode as pop_function_mode
@@ -65,6 +66,7 @@ __all__ = [
     "is_functorch_wrapped_tensor",
     "is_of_all",
     "loaded_artifact",
+    "make_fx",
     "maybe_get_bdim",
     "pack_padded_sequence",
     "pad_packed_sequence",
@@ -194,6 +196,7 @@ _FUNCTIONS = (
     Private("torch.utils._python_dispatch", "_push_mode", "2.15.0", "dispatch modes, put back"),
     Private("torch.utils._pytree", "TreeSpec", "2.15.0", "how a recording's results hang together"),
     Private("torch.utils._pytree", "tree_flatten", "2.15.0", "tensors of nested results"),
+    Private("torch.fx.experimental.proxy_tensor", "make_fx", "2.15.0", "recordings of gradients under vmap"),
     Private("torch.utils._pytree", "tree_leaves", "2.15.0", "tensors of nested results"),
     Private("torch.utils._pytree", "tree_map", "2.15.0", "tensors of nested results"),
     Private("torch.utils._pytree", "tree_unflatten", "2.15.0", "tensors of nested results"),

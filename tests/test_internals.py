@@ -336,6 +336,13 @@ def dispatch_modes_in_force():
     assert torch.ops.aten.neg.default in seen
 
 
+@shows("torch.fx.experimental.proxy_tensor", "make_fx")
+def _():
+    gradients = torch.func.vmap(torch.func.grad(lambda x, scale: scale * x.square()), (0, None))
+    recorded = internals.make_fx(lambda x, scale: gradients(x, scale))(torch.zeros(3), torch.ones(()))
+    assert torch.equal(recorded(torch.arange(3.0), torch.tensor(2.0)), torch.tensor([0.0, 4.0, 8.0]))
+
+
 @shows("torch.utils._pytree", "TreeSpec", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten")
 def trees():
     tree = {"a": (1, [2]), "b": None}

@@ -15,11 +15,11 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrometa import generators, nest
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.elbos import StickingTheLanding_ELBO, loss_of
+from pyrometa.internals import make_fx
 from pyrometa.noise.ahead import draw_noise
 from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.replay import RecordNoise, ReplayNoise

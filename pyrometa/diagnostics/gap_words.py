@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyrometa.diagnostics.gap_report import GapReport
+GapReport = Any
+"""A :class:`~pyrometa.diagnostics.GapReport`, which makes its verdict here."""
 
 __all__ = ["table", "verdict"]
 

@@ -13,11 +13,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.func import grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyrometa.atomic.interrupts import check_interrupt
 from pyrometa.elbos import loss_of
 from pyrometa.elbos.particles import log_prob
+from pyrometa.internals import make_fx
 from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.program.traces import draws
 
