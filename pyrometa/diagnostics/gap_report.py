@@ -181,7 +181,7 @@ def gap_report(
     if queries is not None and len(queries) != len(supports):
         raise ValueError(f"support has {len(supports)} tasks and query has {len(queries)}: give as many of both")
     with generators.forked():
-        torch.manual_seed(seed)
+        generators.seed(seed)
         paths = meta.adapt_along(support, steps=steps, kwargs=kwargs)
         with store_left_as_it_is():
             found = best_guides([path[-1] for path in paths], supports, given, search)

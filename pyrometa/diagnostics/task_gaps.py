@@ -91,7 +91,7 @@ class TaskGaps:
         return Use(kl, posterior_means(values, rows, events))
 
     def _drawn(self, model: Callable[..., Any], guide: Callable[..., Any], args: Args) -> WeightedDraws:
-        torch.manual_seed(self._seed)
+        generators.seed(self._seed)
         return weighted_draws(model, guide, args, self._kwargs, self._draws)
 
 
