@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyrometa import generators
 from pyrometa.diagnostics.best_guides import Fitted
 from pyrometa.diagnostics.evidence import Evidence, Source, evidence_of
 from pyrometa.diagnostics.held_out import check_parted, without_shared
