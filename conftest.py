@@ -28,6 +28,10 @@ for device in (torch.cuda, torch.xpu):
         device.manual_seed_all = lambda seed: None
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # what is never collected is told of as leaked when Python ends
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """A test marked ``thinned(n)`` runs for every n-th combination of its parameters, and for the rest under ``slow``.
