@@ -92,4 +92,4 @@ def test_coverage_is_drawn_against_credibility():
     levels = torch.tensor([0.25, 0.5, 0.75])
     axes = coverage_curve(levels, levels.square(), tasks=100, title="a verdict " * 20).axes[0]
     assert torch.equal(torch.as_tensor(axes.lines[0].get_ydata()), levels.square())
-    assert all(len(line) < 90 for line in axes.figure.get_suptitle().splitlines())
+    assert all(len(line) < 75 for line in axes.figure.get_suptitle().splitlines())

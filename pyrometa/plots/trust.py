@@ -147,7 +147,7 @@ def _panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def _wrapped(title: str, width: int = 84) -> list[str]:
+def _wrapped(title: str, width: int = 74) -> list[str]:
     words, lines = title.split(), [""]
     for word in words:
         if len(lines[-1]) + len(word) >= width:
