@@ -143,11 +143,11 @@ def _panels(title: str, count: int) -> tuple[Figure, list[Axes]]:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#dddddd", linewidth=0.6)
-    figure.suptitle("\n".join(_wrapped(title, 84 * count)), fontsize=11.5, x=0.01, ha="left")
+    figure.suptitle("\n".join(_wrapped(title, 74 * count)), fontsize=11.5, x=0.01, ha="left")
     return figure, panels
 
 
-def _wrapped(title: str, width: int = 74) -> list[str]:
+def _wrapped(title: str, width: int) -> list[str]:
     words, lines = title.split(), [""]
     for word in words:
         if len(lines[-1]) + len(word) >= width:
