@@ -78,7 +78,7 @@ def c2st(first: Draws, second: Draws, *, seed: int = 0) -> C2ST:
             raise ValueError(f"{which} must hold at least 50 draws, all finite, got {len(values)}")
     generator = torch.Generator().manual_seed(seed)
     count = min(map(len, columns))
-    one, other = (values[torch.randperm(len(values), generator=generator)[:count]] for values in columns)
+    one, other = (values[torch.randperm(len(values), generator=generator, device="cpu")[:count]] for values in columns)
     accuracy, tested = _accuracy(one, other, seed), 2 * count
     p_value = 0.5 * math.erfc((accuracy - 0.5) * 2 * math.sqrt(tested) / math.sqrt(2))
     word = "different" if p_value < FALSE_ALARMS else "alike"
