@@ -29,7 +29,8 @@ for device in (torch.cuda, torch.xpu):
 
 
 def pytest_unconfigure():
-    gc.unfreeze()  # what is never collected is told of as leaked when Python ends
+    """Let what was frozen be collected: else it is told of as leaked when Python ends."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)
