@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cmath
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,8 +19,9 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def sums(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The sum of each tensor that may hold what is not finite."""
-    return [tensor.detach().sum() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    """The sum of each tensor that may hold what is not finite, or its size if it is complex: all are read as real."""
+    found = [tensor.detach().sum() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    return [total.abs() if total.is_complex() else total for total in found]
 
 
 def read(scalars: Sequence[Tensor]) -> list[Any]:
@@ -33,7 +34,7 @@ def read(scalars: Sequence[Tensor]) -> list[Any]:
 
 def are_finite(numbers: Iterable[Any]) -> bool:
     """Whether numbers are finite."""
-    return all(map(cmath.isfinite, numbers))
+    return all(map(math.isfinite, numbers))
 
 
 def bad_rows(values: Tensor, tasks: int) -> Tensor:

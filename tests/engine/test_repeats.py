@@ -158,6 +158,23 @@ def test_bad_data_leave_all_as_it_was(of):
     assert all(map(torch.equal, before, program.parameters()))
 
 
+def test_the_loss_of_complex_data_is_a_real_number():
+    def model(x):
+        program.model(torch.view_as_real(x))
+
+    def guide(x):
+        program.guide(torch.view_as_real(x))
+
+    program = Program()
+    meta = pm.MetaSVI(model, guide, pyro.optim.SGD({"lr": 0.01}), steps=1, engine=pm.Engine(record=True))
+    losses = [meta.step(*map(torch.view_as_complex, tasks(seed))) for seed in range(3)]
+    assert list(map(type, losses)) == [float] * 3
+    support, query = map(torch.view_as_complex, tasks(4))
+    query[2] = complex(0.0, torch.nan)
+    with pytest.raises(ValueError, match="query holds NaN or infinite values in task 2"):
+        meta.step(support, query)
+
+
 def test_a_task_that_diverges_is_named():
     meta, program = started()
     before = [p.clone() for p in program.parameters()]

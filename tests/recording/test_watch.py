@@ -155,6 +155,11 @@ def data_write():
     return lambda: tensor.sum(), lambda: tensor.data[7:8].fill_(3.0)
 
 
+def other_type():
+    tensor = torch.ones(())
+    return lambda: tensor.sum(), lambda: setattr(tensor, "data", tensor.data.view(torch.int32))
+
+
 def submodule():
     config = module(inner=module(beta=1.0))
     return lambda: read_beta(config.inner), lambda: setattr(config.inner, "beta", 3.0)
@@ -281,6 +286,7 @@ WATCHED = {
     "array of objects": item(lambda: np.array([1.0, {}], dtype=object), 0),
     "memory of an array": shared_memory,
     "tensor behind its version": data_write,
+    "bits of a tensor as another type's": other_type,
     "array.array": item(lambda: array.array("d", [1.0]), 0),
     "bytearray": item(lambda: bytearray(b"a"), 0, 7),
     "memoryview": item(lambda: memoryview(bytearray(b"a")), 0, 7),

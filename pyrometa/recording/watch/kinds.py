@@ -214,7 +214,7 @@ def _contents(value: Tensor) -> Any:
     """A copy of what a tensor's memory holds, to compare bit by bit."""
     if value.layout != torch.strided:
         return _bits(value.detach().to_dense())
-    return value.data_ptr(), value.shape, value.stride(), _bits(value)
+    return value.data_ptr(), value.dtype, value.shape, value.stride(), _bits(value)
 
 
 def _bits(value: Tensor) -> bytes:
@@ -232,12 +232,13 @@ def _still_holds(value: Tensor, copied: Any) -> Callable[[], bool]:
     if value.layout != torch.strided or not value.is_cpu or not value.untyped_storage().nbytes():
         return lambda: bool(_contents(value) == copied)
     place, bits, held = _place(value), copied[-1], _raw(value).numpy().data
-    here = value.data_ptr(), value.shape, value.stride()
+    here = value.data_ptr(), value.dtype, value.shape, value.stride()
     if (*here, bits) != copied:
         return lambda: False
 
     def still() -> bool:
-        return _place(value) == place and (value.data_ptr(), value.shape, value.stride()) == here and held == bits
+        now = value.data_ptr(), value.dtype, value.shape, value.stride()
+        return _place(value) == place and now == here and held == bits
 
     return still
 
