@@ -65,6 +65,8 @@ class BatchFunction(Asked):
             for role, data in (("support", self.batch.support), ("query", self.batch.query))
             for name, value in (*nest.opaque(role, data.args), *nest.opaque(f"{role}.kwargs", data.kwargs))
         }
+        if not type(self.problem.rule).__module__.startswith("pyrometa."):
+            objects["inner"] = self.problem.rule  # the user's own, which may change as it likes
         return self.problem.program.fingerprint(known, objects)
 
     def tensors(self) -> list[Tensor]:

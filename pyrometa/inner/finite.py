@@ -18,9 +18,14 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return are_finite(read(sums(tensors)))
 
 
+_HALF = (torch.float16, torch.bfloat16)
+"""Types in which a sum of finite numbers is soon infinite."""
+
+
 def sums(tensors: Iterable[Tensor]) -> list[Tensor]:
     """The sum of each tensor that may hold what is not finite, or its size if it is complex: all are read as real."""
-    found = [tensor.detach().sum() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    held = [tensor.detach() for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+    found = [x.sum(dtype=torch.float32 if x.dtype in _HALF else None) for x in held]
     return [total.abs() if total.is_complex() else total for total in found]
 
 

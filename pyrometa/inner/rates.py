@@ -34,6 +34,10 @@ class Rates:
     learn: Learn | None = None
     outer_lr: float | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, Mapping):
+            object.__setattr__(self, "lr", dict(self.lr))  # what the user does with theirs comes too late
+
     def check(self) -> None:
         """Refuse a rate that is not positive and finite, or an unknown ``learn``.
 

@@ -109,8 +109,9 @@ def _addresses(parameters: Collection[Tensor]) -> frozenset[int]:
 def _settings() -> dict[str, Any]:
     """Settings of libraries that change what operations do, and that code need not name."""
     context = decimal.getcontext()
+    of_pyro = {f"pyro.{name}": value for name, value in pyro.settings.get().items() if not name.startswith("validate")}
     return {
+        **of_pyro,
         "dtype": torch.get_default_dtype(),
-        "local": pyro.settings.get("module_local_params"),
         "decimal": (context.prec, context.rounding),
     }

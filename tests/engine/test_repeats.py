@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrometa as pm
+from pyrometa.inner.finite import sums
 
 pytestmark = pytest.mark.gpu
 
@@ -197,3 +198,64 @@ def test_no_inference_mode():
     meta, _ = started()
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         meta.step(*tasks(2))
+
+
+class OwnRule:
+    """A rule of a user's own, whose rate is no field of a dataclass."""
+
+    outer_lr, cure = None, "lower the rate"
+
+    def __init__(self):
+        self.lr = 0.01
+
+    def learned(self, params, steps):
+        return {}
+
+    def init(self, params):
+        return None
+
+    def update(self, params, grads, state, learned, step):
+        return {name: params[name] - self.lr * grads[name] for name in params}, None
+
+
+def with_rule(rule, record):
+    torch.manual_seed(0)
+    program = Program()
+    engine = pm.Engine(record=record)
+    return pm.MetaSVI(program.model, program.guide, pyro.optim.SGD({"lr": 0.01}), inner=rule, steps=1, engine=engine)
+
+
+@pytest.mark.parametrize("change", ["rule", "pyro.settings"])
+def test_a_changed_rule_or_setting_is_noticed(change):
+    """What a recording was made with, and the program does not name."""
+    found = []
+    for record in (True, False):
+        rule = OwnRule()
+        meta = with_rule(rule, record)
+        for _ in range(3):
+            meta.step(*tasks())
+        torch.manual_seed(3)
+        if change == "rule":
+            rule.lr = 0.3
+            found.append(meta.step(*tasks()))
+        else:
+            with pyro.settings.context(cholesky_relative_jitter=1e4):
+                meta.step(*tasks())
+                found.append(len(meta.recordings()))
+    if change == "rule":
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
+    else:
+        assert found[0] == 2
+
+
+def test_a_mapping_of_rates_is_the_rules_own():
+    rates = {"*": 0.01}
+    rule = pm.SGD(rates)
+    params = {"guide.loc": torch.ones(2)}
+    before = rule.update(params, params, rule.init(params), {}, step=0)[0]
+    rates["*"] = 0.5
+    assert torch.equal(rule.update(params, params, rule.init(params), {}, step=0)[0]["guide.loc"], before["guide.loc"])
+
+
+def test_sums_of_half_precision_do_not_overflow():
+    assert sums([torch.full((1000,), 200.0, dtype=torch.float16)])[0].item() == 200_000
