@@ -291,7 +291,7 @@ def test_meta_training_is_a_run_for_the_other_commands(quick, capsys):
     folder = quick[1] / "run"
     record = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     assert run(["evaluate", str(folder)]) == 0
-    printed = capsys.readouterr().out.splitlines()[2:]
+    printed = capsys.readouterr().out.splitlines()[2:-1]
     assert [line.split()[1] for line in printed] == [f"{loss:.4f}" for loss in record["adaptation"]]
     assert run(["info", str(folder)]) == 0
     assert "meta pyrometa.demo.recipe:make_meta" in capsys.readouterr().out
