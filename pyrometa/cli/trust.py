@@ -11,6 +11,7 @@ import torch
 
 import pyrometa as pm
 from pyrometa.diagnostics import PSIS, psis
+from pyrometa.diagnostics.task_arguments import tasks_of
 from pyrometa.train.pairs import Pair
 from pyrometa.train.seeded import seeded
 
@@ -33,14 +34,8 @@ def trust(meta: pm.MetaSVI, batches: Iterable[Pair], seed: int) -> str:
 def _adapted(meta: pm.MetaSVI, batches: Iterable[Pair]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
     """Each task's guide, and the arguments that it takes."""
     for support, _ in batches:
-        tasks = list(islice(_tasks(support), TASKS))
+        tasks = tasks_of(support)[:TASKS]
         yield from zip(meta.adapt_many([task if len(task) > 1 else task[0] for task in tasks]), tasks, strict=True)
-
-
-def _tasks(support: Any) -> Iterator[tuple[Any, ...]]:
-    """The tasks of a meta-batch one by one, each as the model's positional arguments."""
-    tasks = zip(*support, strict=True) if isinstance(support, tuple) else support
-    yield from (task if isinstance(task, tuple) else (task,) for task in tasks)
 
 
 def _summary(found: list[PSIS]) -> str:

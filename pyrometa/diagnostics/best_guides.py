@@ -26,7 +26,7 @@ from pyrometa.noise.replay import RecordNoise, ReplayNoise
 from pyrometa.noise.tapes import Tapes
 from pyrometa.program import AdaptedGuide
 from pyrometa.program.adapted import AdaptedModel
-from pyrometa.program.traces import draws, latents
+from pyrometa.program.traces import draws, latents, plate_nesting
 
 __all__ = ["Fitted", "best_guides"]
 
@@ -231,11 +231,10 @@ def _elbo(model: Callable[..., Any], guide: Callable[..., Any], args: Args, kwar
         again = poutine.trace(poutine.replay(guide, trace=guided)).get_trace(*args, **kwargs)
         same = guided.log_prob_sum() == again.log_prob_sum()
     sites = {**draws(guided), **draws(modelled)}
-    dims = (frame.dim for site in sites.values() for frame in site["cond_indep_stack"] if frame.vectorized)
     enumerates = any(name not in guided for name in latents(modelled))
     enumerates |= any(site["infer"].get("enumerate") for site in latents(guided).values())
     if enumerates:
-        return TraceEnum_ELBO(max_plate_nesting=-min(dims, default=0))
+        return TraceEnum_ELBO(max_plate_nesting=plate_nesting(sites.values()))
     lands = same and all(site["fn"].has_rsample for site in latents(guided).values())
     return StickingTheLanding_ELBO() if lands else Trace_ELBO()
 

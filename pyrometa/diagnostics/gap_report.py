@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyrometa import generators, nest
+from pyrometa import generators
 from pyrometa.diagnostics.best_guides import best_guides
 from pyrometa.diagnostics.evidence import Source, check_source
 from pyrometa.diagnostics.gap_words import table, verdict
 from pyrometa.diagnostics.importance import PSIS
 from pyrometa.diagnostics.store import store_left_as_it_is
+from pyrometa.diagnostics.task_arguments import tasks_of
 from pyrometa.diagnostics.task_gaps import Bounds, TaskGaps, Use
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ __all__ = ["GapReport", "gap_report"]
 
 _ACTIVE = 0.01
 """The variance of posterior means that Burda et al. call active."""
-
-Args = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def gap_report(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     check_source(evidence)
     given = dict(kwargs or {})
-    supports, queries = _tasks(support), None if query is None else _tasks(query)
+    supports, queries = tasks_of(support), None if query is None else tasks_of(query)
     if queries is not None and len(queries) != len(supports):
         raise ValueError(f"support has {len(supports)} tasks and query has {len(queries)}: give as many of both")
     with generators.forked():
@@ -221,16 +219,3 @@ def _active(means: Tensor) -> Tensor:
     """Of means of shape ``(tasks or rows, *unit)``; none is of a single one."""
     varies = len(means) > 1
     return (means.var(0) > _ACTIVE).cpu() if varies else torch.zeros(means.shape[1:], dtype=torch.bool)
-
-
-def _tasks(given: Any) -> list[Args]:
-    """The positional arguments of each task."""
-    if isinstance(given, list):
-        return [_arguments(task) for task in given]
-    args = _arguments(given)
-    count = len(nest.tensors(args)[0])
-    return [nest.mapped(operator.itemgetter(i), args) for i in range(count)]
-
-
-def _arguments(given: Any) -> Args:
-    return given if isinstance(given, tuple) and not nest.is_named(given) else (given,)

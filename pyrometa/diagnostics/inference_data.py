@@ -80,7 +80,7 @@ def to_arviz(
     with store_left_as_it_is(), torch.no_grad():
         with generators.forked():
             plain = _sites(model, args, given)
-        scored = [_sites(poutine.condition(model, values), args, given) for values in posterior]
+        scored = [_scored(poutine.condition(model, values), args, given) for values in posterior]
         predicted = [_sites(poutine.condition(free, values), args, given) for values in posterior]
         prior = [_sites(free, args, given) for _ in posterior]
     observed = [name for name, site in plain.items() if is_data(site)]
@@ -108,6 +108,11 @@ def to_arviz(
 
 
 def _sites(program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sites:
+    return dict(draws_of(poutine.trace(program).get_trace(*args, **kwargs)))
+
+
+def _scored(program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sites:
+    """The same with log densities."""
     trace = poutine.trace(program).get_trace(*args, **kwargs)
     trace.compute_log_prob()
     return dict(draws_of(trace))

@@ -73,12 +73,13 @@ def coverage(
     with generators.forked():
         generators.seed(seed + 1)
         nearer = _nearer(found)
-    numbers = torch.cat([rank.reshape(tasks, -1) for rank in found.ranks.values()], 1)
     tested = uniformity(nearer.unsqueeze(1), draws)
     levels = torch.arange(1, draws + 1, dtype=torch.double)
     covered = (nearer.unsqueeze(1) < levels).double().mean(0)
     p_value = tested.p_values.item()
-    return Coverage(levels / (draws + 1), covered, p_value, _verdict(tested, uniformity(numbers, draws)), tasks)
+    return Coverage(
+        levels / (draws + 1), covered, p_value, _verdict(tested, uniformity(found.rank_columns(), draws)), tasks
+    )
 
 
 def _nearer(found: Simulated) -> Tensor:

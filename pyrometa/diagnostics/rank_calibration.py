@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pyrometa.diagnostics.simulated import simulated
@@ -103,7 +102,7 @@ def sbc(
     """
     found = simulated(meta, prior_tasks, tasks=tasks, rows=rows, draws=draws, steps=steps, seed=seed)
     names, _, _ = found.columns()
-    tested = uniformity(torch.cat([rank.reshape(tasks, -1) for rank in found.ranks.values()], 1), draws)
+    tested = uniformity(found.rank_columns(), draws)
     sizes = [rank[0].numel() for rank in found.ranks.values()]
     p_values = {
         name: part.view(rank.shape[1:])

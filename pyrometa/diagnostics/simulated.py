@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrometa import generators
+from pyrometa.diagnostics.task_arguments import tasks_of
 from pyrometa.diagnostics.weighted_draws import weighted_draws
 
 __all__ = ["Simulated", "simulated"]
@@ -30,11 +31,12 @@ class Simulated(NamedTuple):
         """All sites side by side: a name a number, truths ``(tasks, numbers)``, draws ``(tasks, draws, numbers)``."""
         names = [label for name, truth in self.truths.items() for label in _labels(name, truth.shape[1:])]
         truths = torch.cat([truth.reshape(len(truth), -1).double() for truth in self.truths.values()], 1)
-        return (
-            names,
-            truths,
-            torch.cat([drawn.reshape(*drawn.shape[:2], -1).double() for drawn in self.draws.values()], 2),
-        )
+        draws = torch.cat([drawn.reshape(*drawn.shape[:2], -1).double() for drawn in self.draws.values()], 2)
+        return names, truths, draws
+
+    def rank_columns(self) -> Tensor:
+        """The ranks of all sites side by side, shape ``(tasks, numbers)``."""
+        return torch.cat([rank.reshape(len(rank), -1) for rank in self.ranks.values()], 1)
 
 
 def simulated(
@@ -59,9 +61,9 @@ def simulated(
         generator = torch.Generator().manual_seed(seed)
         supports, truths = prior_tasks.draw_with_latents(tasks, rows, generator)
         guides = meta.adapt_many(supports, steps=steps)
-        each = zip(*supports, strict=True) if isinstance(supports, tuple) else ((support,) for support in supports)
         drawn = [
-            weighted_draws(guide.model, guide, args, {}, draws).values for guide, args in zip(guides, each, strict=True)
+            weighted_draws(guide.model, guide, args, {}, draws).values
+            for guide, args in zip(guides, tasks_of(supports), strict=True)
         ]
         names = [name for name in truths if name in drawn[0]]
         if not names:

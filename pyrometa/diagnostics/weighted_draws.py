@@ -23,7 +23,7 @@ from pyrometa.noise.batched_noise import BatchedNoise
 from pyrometa.noise.replay import ReplayNoise
 from pyrometa.noise.tapes import Tapes
 from pyrometa.program.guards.sites import check_sites
-from pyrometa.program.traces import draws, is_auxiliary, latents
+from pyrometa.program.traces import draws, is_auxiliary, latents, plate_nesting
 
 __all__ = ["WeightedDraws", "weighted_draws"]
 
@@ -168,8 +168,7 @@ class _Pair:
 
 def _elbo(sites: Mapping[str, Any], *, enumerates: bool) -> ELBO:
     """One whose loss of a single draw is minus its log weight."""
-    dims = (frame.dim for site in sites.values() for frame in site["cond_indep_stack"] if frame.vectorized)
-    return (TraceEnum_ELBO if enumerates else Trace_ELBO)(max_plate_nesting=-min(dims, default=0))
+    return (TraceEnum_ELBO if enumerates else Trace_ELBO)(max_plate_nesting=plate_nesting(sites.values()))
 
 
 def _check_scales(sites: Mapping[str, Any]) -> None:

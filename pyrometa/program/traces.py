@@ -37,6 +37,12 @@ def plates(site: Any) -> Iterable[Any]:
     return site["cond_indep_stack"] if site["type"] == "sample" else ()
 
 
+def plate_nesting(sites: Iterable[Any]) -> int:
+    """How many batch dimensions the vectorised plates around some sites take."""
+    dims = (frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
+    return -min(dims, default=0)
+
+
 def _is_subsample(site: Any) -> bool:
     return type(site["fn"]).__name__ == "_Subsample"
 
