@@ -62,7 +62,10 @@ TABLE = {
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),
     "demo": ({"", "models", "recipes", "tasks", "train"}, {"plots"}),
-    "cli": (GROUND | {"", "adapter", "demo", "diagnostics", "metasvi", "recipes", "saving", "tasks", "train"}, set()),
+    "cli": (
+        GROUND | {"", "adapter", "demo", "diagnostics", "metasvi", "plots", "recipes", "saving", "tasks", "train"},
+        set(),
+    ),
     "__main__": ({"cli"}, set()),
 }
 

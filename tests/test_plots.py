@@ -12,8 +12,10 @@ from pyrometa.plots import (
     adaptation_curves,
     coverage_curve,
     importance_weights,
+    null_histogram,
     rank_curves,
     reconstructions,
+    told_apart,
 )
 
 CURVES = {
@@ -93,3 +95,12 @@ def test_coverage_is_drawn_against_credibility():
     axes = coverage_curve(levels, levels.square(), tasks=100, title="a verdict " * 20).axes[0]
     assert torch.equal(torch.as_tensor(axes.lines[0].get_ydata()), levels.square())
     assert all(len(line) < 75 for line in axes.figure.get_suptitle().splitlines())
+
+
+def test_histograms_hold_every_number():
+    first, second = torch.rand(2, 50)
+    axes = told_apart(first, second, title="alike").axes[0]
+    assert sum(bar.get_height() for bar in axes.patches) == 100
+    axes = null_histogram(3.0, torch.randn(70), title="calibrated here").axes[0]
+    assert sum(bar.get_height() for bar in axes.patches) == 70
+    assert list(axes.lines[0].get_xdata()) == [3.0, 3.0]

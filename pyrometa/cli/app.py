@@ -83,11 +83,12 @@ def evaluate(
     sets: _Sets = None,
     device: _Device = None,
     seed: _Seed = None,
+    gaps: Annotated[int, typer.Option(min=0, metavar="TASKS", help="Tasks of which all lost nats are traced.")] = 4,
 ) -> None:
-    """Print the adaptation curve of a run: query loss after each number of inner steps."""
+    """Print and draw query losses after each number of inner steps, and whether posteriors can be trusted."""
     from pyrometa.cli.evaluate import evaluate_run
 
-    evaluate_run(run, split, _overrides(sets, trainer__seed=seed), device)
+    evaluate_run(run, split, _overrides(sets, trainer__seed=seed), device, gaps)
 
 
 def adapt(

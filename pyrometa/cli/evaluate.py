@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import typer
 from torch import Tensor
 
 from pyrometa.cli.devices import moved, on_device
-from pyrometa.cli.trust import trust
+from pyrometa.cli.trust import Trust, gaps, weights
+from pyrometa.plots import query_curve
 from pyrometa.recipes import Sources, program, read, sources, stored_run, trainer
 from pyrometa.recipes.recipe import NAME
+from pyrometa.saving.whole_files import write_whole
 from pyrometa.train.validation import meta_batches, query_losses
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None) -> None:
-    """Print the query loss of a run's tasks after each number of inner steps, and what their posteriors are worth."""
+
+def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None, tasks: int) -> None:
+    """Print and draw the query loss after each number of inner steps, and what the posteriors are worth."""
     if split not in Sources._fields:
         raise ValueError(f"--split must be {', '.join(Sources._fields)}, got {split!r}")
     found = stored_run(run)
@@ -26,17 +33,23 @@ def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None)
     made = trainer(recipe)
     with on_device(device):
         with torch.device("cpu"):
-            tasks = getattr(sources(recipe), split)
-        if tasks is None:
+            given = getattr(sources(recipe), split)
+        if given is None:
             raise ValueError(f"the recipe's tasks have no {split} split")
         meta = program(recipe)
         meta.load(found.checkpoint)
-        batches = list(meta_batches(moved(tasks, device), made.meta_batch, made.validation_seed)(0))
-        losses = query_losses(meta, batches, made.validation_seed).cpu()
-        told = trust(meta, batches, made.validation_seed)
-    typer.echo(f"{found.checkpoint.stem} of {found.folder}: {losses.shape[1]} {split} tasks")
-    typer.echo(_table(losses))
-    typer.echo(told)
+        seed = made.validation_seed
+        batches = list(meta_batches(moved(given, device), made.meta_batch, seed)(0))
+        losses = query_losses(meta, batches, seed).cpu()
+        head = f"{found.checkpoint.stem} of {found.folder}: {losses.shape[1]} {split} tasks"
+        typer.echo(f"{head}\n{_table(losses)}")
+        trust = {"weights": weights(meta, batches, seed)}
+        if tasks:
+            trust["gaps"] = gaps(meta, batches, seed, tasks)
+    typer.echo("\n".join(one.told for one in trust.values()))
+    folder = found.folder / "evaluation" / split
+    _draw(folder, {"losses": query_curve(losses, title=head), **_figures(trust)})
+    typer.echo(f"figures: {folder}")
 
 
 def _table(losses: Tensor) -> str:
@@ -46,3 +59,20 @@ def _table(losses: Tensor) -> str:
     pairs = enumerate(zip(means.tolist(), errors.tolist(), strict=True))
     rows = [f"{k:>11}  {mean:>10.4f} ± {error:.4f}" for k, (mean, error) in pairs]
     return "\n".join(["inner steps  query loss ± standard error", *rows])
+
+
+def _figures(trust: Mapping[str, Trust]) -> dict[str, Figure]:
+    return {name: one.figure for name, one in trust.items() if one.figure is not None}
+
+
+def _draw(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures, and remove those of another evaluation that this one has not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("losses", "weights", "gaps"):
+        path = folder / f"{name}.png"
+        if name not in figures:
+            path.unlink(missing_ok=True)
+            continue
+        image = io.BytesIO()
+        figures[name].savefig(image, format="png", dpi=120)
+        write_whole(path, image.getvalue())

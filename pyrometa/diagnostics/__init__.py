@@ -9,6 +9,7 @@ from pyrometa.diagnostics.importance import PSIS, psis
 from pyrometa.diagnostics.inference_data import to_arviz
 from pyrometa.diagnostics.iwae import elbo, iwae_log_marginal, iwae_nll
 from pyrometa.diagnostics.joint_coverage import Coverage, coverage
+from pyrometa.diagnostics.local_two_samples import LC2ST, lc2st
 from pyrometa.diagnostics.pareto import pareto_smoothed
 from pyrometa.diagnostics.predictive import crps, interval_score, log_predictive_density
 from pyrometa.diagnostics.rank_calibration import SBC, sbc
@@ -17,6 +18,7 @@ from pyrometa.diagnostics.two_samples import C2ST, c2st
 __all__ = [
     "AIS",
     "C2ST",
+    "LC2ST",
     "PSIS",
     "SBC",
     "Coverage",
@@ -35,6 +37,7 @@ __all__ = [
     "interval_score",
     "iwae_log_marginal",
     "iwae_nll",
+    "lc2st",
     "log_predictive_density",
     "pareto_smoothed",
     "psis",

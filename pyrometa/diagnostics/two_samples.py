@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pyrometa.diagnostics.rank_calibration import FALSE_ALARMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["C2ST", "c2st"]
 
@@ -31,11 +34,20 @@ class C2ST:
         accuracy: of a classifier on draws that it was not trained on; a half if nothing tells them apart.
         p_value: of accuracy that high, if they are of one distribution.
         verdict: "alike" or "different", and in which number their means or widths differ most.
+        told: the probability that a draw is of the second set, by a classifier that was not trained on it, of the draws
+            of the first set and then of as many of the second; shape ``(2, draws)``.
     """
 
     accuracy: float
     p_value: float
     verdict: str
+    told: Tensor = field(compare=False, repr=False)
+
+    def plot(self) -> Figure:
+        """What the classifier makes of the draws of either set."""
+        from pyrometa.plots import told_apart
+
+        return told_apart(*self.told, title=self.verdict)
 
 
 def c2st(first: Draws, second: Draws, *, seed: int = 0) -> C2ST:
@@ -79,11 +91,14 @@ def c2st(first: Draws, second: Draws, *, seed: int = 0) -> C2ST:
     generator = torch.Generator().manual_seed(seed)
     count = min(map(len, columns))
     one, other = (values[torch.randperm(len(values), generator=generator, device="cpu")[:count]] for values in columns)
-    accuracy, tested = _accuracy(one, other, seed), 2 * count
+    told, tested = _told(one, other, seed), 2 * count
+    accuracy = ((told > 0.5) == torch.tensor([[False], [True]])).double().mean().item()
     p_value = 0.5 * math.erfc((accuracy - 0.5) * 2 * math.sqrt(tested) / math.sqrt(2))
     word = "different" if p_value < FALSE_ALARMS else "alike"
     verdict = f"{word}: accuracy {accuracy:.2f}"
-    return C2ST(accuracy, p_value, verdict if word == "alike" else f"{verdict}; {_most(names[0], *columns)}")
+    if word == "different":
+        verdict = f"{verdict}; {_most(names[0], *columns)}"
+    return C2ST(accuracy, p_value, verdict, told)
 
 
 def _columns(draws: Draws) -> tuple[list[str], Tensor]:
@@ -97,11 +112,10 @@ def _columns(draws: Draws) -> tuple[list[str], Tensor]:
     return names, torch.cat(columns, 1)
 
 
-def _accuracy(first: Tensor, second: Tensor, seed: int) -> float:
+def _told(first: Tensor, second: Tensor, seed: int) -> Tensor:
+    """The probability of each draw to be of the second set, by a classifier of other draws, shape ``(2, draws)``."""
     try:
-        networks, selection, measures = (
-            import_module(f"sklearn.{name}") for name in ("neural_network", "model_selection", "metrics")
-        )
+        networks, selection = (import_module(f"sklearn.{name}") for name in ("neural_network", "model_selection"))
     except ImportError as error:
         raise ImportError("c2st needs scikit-learn: pip install 'pyrometa[diagnostics]'") from error
     mean, unit = first.mean(0), first.std(0).clamp(min=torch.finfo(torch.double).tiny)
@@ -117,8 +131,8 @@ def _accuracy(first: Tensor, second: Tensor, seed: int) -> float:
         random_state=seed,
     )
     folds = selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    told: Any = selection.cross_val_predict(network, values, labels, cv=folds)
-    return float(measures.balanced_accuracy_score(labels, told))
+    told: Any = selection.cross_val_predict(network, values, labels, cv=folds, method="predict_proba")
+    return torch.as_tensor(told[:, 1]).view(2, -1)
 
 
 def _most(names: list[str], first: Tensor, second: Tensor) -> str:

@@ -1,7 +1,15 @@
 """Figures from numbers: each function returns a matplotlib ``Figure``, and touches no pyplot state."""
 
-from pyrometa.plots.adaptation import COLORS, adaptation_curves, reconstructions
-from pyrometa.plots.trust import coverage_curve, gap_curves, importance_weights, rank_curves
+from pyrometa.plots.adaptation import COLORS, adaptation_curves, query_curve, reconstructions
+from pyrometa.plots.trust import (
+    coverage_curve,
+    gap_curves,
+    importance_weights,
+    null_histogram,
+    rank_curves,
+    tails,
+    told_apart,
+)
 
 __all__ = [
     "COLORS",
@@ -9,6 +17,10 @@ __all__ = [
     "coverage_curve",
     "gap_curves",
     "importance_weights",
+    "null_histogram",
+    "query_curve",
     "rank_curves",
     "reconstructions",
+    "tails",
+    "told_apart",
 ]

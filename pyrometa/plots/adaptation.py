@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["adaptation_curves", "reconstructions"]
+__all__ = ["adaptation_curves", "query_curve", "reconstructions"]
 
 COLORS = {"random": "#777777", "pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
 GAP = 1  # pixels around an image; twice as many more around a task
@@ -52,6 +52,28 @@ def adaptation_curves(curves: Curves, *, title: str, tasks: int) -> Figure:
     figure.supxlabel(note, fontsize=9.5, color="#555555")
     figure.supylabel("query loss (nats per image)", fontsize=12)
     figure.suptitle(title, fontsize=12.5, x=0.01, ha="left")
+    return figure
+
+
+def query_curve(losses: Tensor, *, title: str) -> Figure:
+    """Query loss against the number of inner steps: a line a task, and their mean with a band of one standard error.
+
+    Args:
+        losses: after ``0..K`` steps, shape ``(K + 1, tasks)``.
+        title: what the figure shows.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    steps, tasks = range(len(losses)), losses.shape[1]
+    axes.plot(steps, losses, color=COLORS["random"], linewidth=0.7, alpha=0.35)
+    mean, error = losses.mean(1), losses.std(1, correction=min(1, tasks - 1)) / tasks**0.5
+    axes.fill_between(steps, mean - error, mean + error, color=COLORS["meta"], alpha=0.25, linewidth=0)
+    axes.plot(steps, mean, color=COLORS["meta"], linewidth=2, marker="o", markersize=5)
+    _plain(axes)
+    axes.set(xlabel="inner steps", ylabel="query loss", xticks=steps)
+    low, high = losses.quantile(torch.tensor([0.02, 0.98], dtype=losses.dtype)).tolist()
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
     return figure
 
 

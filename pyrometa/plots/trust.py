@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["coverage_curve", "gap_curves", "importance_weights", "rank_curves"]
+__all__ = ["coverage_curve", "gap_curves", "importance_weights", "null_histogram", "rank_curves", "tails", "told_apart"]
 
 _NAMED = 6
 """Sites that a legend names."""
@@ -31,6 +31,27 @@ def importance_weights(log_weights: Tensor, *, title: str) -> Figure:
     axes.axhline(1.0, color=GREY, linewidth=1, linestyle=":")
     axes.annotate("the exact posterior", (1, 1.0), xytext=(4, 4), textcoords="offset points", color=GREY, fontsize=11)
     axes.set(xscale="log", yscale="log", xlabel="rank of the draw", ylabel="weight, in units of the mean")
+    return figure
+
+
+def tails(k_hat: Tensor, ess: Tensor, *, draws: int, threshold: float, title: str) -> Figure:
+    """k-hat of tasks' posteriors against what share of their draws is worth something.
+
+    Args:
+        k_hat: shape ``(tasks,)``; ``-inf`` stands at the left edge.
+        ess: effective numbers of draws, likewise.
+        draws: of each task.
+        threshold: below it k-hat is good.
+        title: what the figure shows.
+    """
+    figure, axes = _figure(title)
+    shown = k_hat.clamp(min=-1.0)
+    good = k_hat <= threshold
+    for chosen, color, name in ((good, BLUE, "can be corrected"), (~good, ORANGE, "can't be trusted")):
+        axes.scatter(shown[chosen], ess[chosen] / draws, color=color, label=f"{name}: {int(chosen.sum())}")
+    axes.axvline(threshold, color=GREY, linewidth=1, linestyle=":")
+    axes.set(xlabel="k-hat of the task's importance weights", ylabel="share of draws that count", ylim=(0, 1.05))
+    axes.legend(frameon=False, fontsize=10)
     return figure
 
 
@@ -78,6 +99,39 @@ def coverage_curve(credibility: Tensor, coverage: Tensor, *, tasks: int, title: 
     axes.fill_between(credibility, low, high, color=GREY, alpha=0.25, linewidth=0, label="calibrated, two s.e.")
     axes.plot(credibility, coverage, color=ORANGE, linewidth=2)
     axes.set(xlabel="credibility of a region", ylabel="share of tasks with the truth in it", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def told_apart(first: Tensor, second: Tensor, *, title: str) -> Figure:
+    """What a classifier makes of draws of two sets: alike, if both histograms are.
+
+    Args:
+        first: the probability that a draw is of the second set, for each of the first set, shape ``(draws,)``.
+        second: likewise, for each of the second set.
+        title: what the figure shows.
+    """
+    figure, axes = _figure(title)
+    bins = torch.linspace(0, 1, 31).tolist()
+    for values, color, name in ((first, BLUE, "the first set"), (second, ORANGE, "the second set")):
+        axes.hist(values.tolist(), bins=bins, color=color, alpha=0.5, label=name)
+    axes.set(xlabel="probability of the second set, by the classifier", ylabel="draws", xlim=(0, 1))
+    axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def null_histogram(statistic: float, null: Tensor, *, title: str) -> Figure:
+    """A statistic among those that there are under the null hypothesis.
+
+    Args:
+        statistic: the one in question.
+        null: the others, shape ``(nulls,)``.
+        title: what the figure shows.
+    """
+    figure, axes = _figure(title)
+    axes.hist(null.tolist(), bins=30, color=GREY, alpha=0.6, label="if truth and draws were alike")
+    axes.axvline(statistic, color=ORANGE, linewidth=2, label="this task")
+    axes.set(xlabel="mean squared distance of the classifier from a half", ylabel="classifiers")
     axes.legend(frameon=False, fontsize=10)
     return figure
 

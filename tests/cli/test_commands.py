@@ -21,7 +21,7 @@ import pyrometa as pm
 from pyrometa.adapter.whole_groups import WholeGroups
 from pyrometa.cli import demo
 from pyrometa.cli.devices import moved
-from pyrometa.cli.trust import trust
+from pyrometa.cli.trust import gaps, weights
 from pyrometa.train.seeded import seeded
 
 
@@ -128,13 +128,13 @@ def test_a_run_is_not_begun_over_another(trained, said, monkeypatch, machines):
 
 
 def test_evaluate_prints_the_adaptation_curve_with_standard_errors(trained, said):
-    code, out, err = said("evaluate", trained)
+    code, out, err = said("evaluate", trained, "--gaps", 1)
     assert (code, err) == (0, "")
     pyro.clear_param_store()
     meta = pm.load(trained)
     with seeded(0):
         losses = meta.evaluate(*recipe_program.make_tasks()[1]).double()
-    head, _, *rows, told = out.splitlines()
+    head, _, *rows, told, lost, _, gaps, _, figures = out.splitlines()
     step = json.loads((trained / "checkpoints" / "best.json").read_text())["checkpoint"].removesuffix(".safetensors")
     assert head == f"{step} of {trained}: 4 validation tasks"
     expected = zip(losses.mean(1).tolist(), (losses.std(1) / 2).tolist(), strict=True)
@@ -143,12 +143,21 @@ def test_evaluate_prints_the_adaptation_curve_with_standard_errors(trained, said
         r"importance weights of 4 tasks' posteriors: (.*); k-hat is good \(at most 0\.67\) in .*", told
     )
     assert sum(int(part.split()[0]) for part in counted[1].split(", ")) == 4
+    assert lost.startswith("gaps of 1 tasks: ")
+    assert gaps.split()[0] == "0"
+    folder = trained / "evaluation" / "validation"
+    assert figures == f"figures: {folder}"
+    assert sorted(path.name for path in folder.iterdir()) == ["gaps.png", "losses.png", "weights.png"]
+    assert all(imread(path).std() > 0 for path in folder.iterdir())
+    assert "gaps" not in said("evaluate", trained, "--gaps", 0)[1]
+    assert sorted(path.name for path in folder.iterdir()) == ["losses.png", "weights.png"]
 
 
 def test_a_point_estimate_has_no_importance_weights():
     meta = pm.MetaSVI(recipe_program.model, AutoDelta(recipe_program.model), pyro.optim.Adam({"lr": 0.01}))
-    told = trust(meta, [recipe_program.make_tasks()[1]], 0)
-    assert told.startswith("importance weights: none, as the guide gives ")
+    batches = [recipe_program.make_tasks()[1]]
+    assert weights(meta, batches, 0).told.startswith("importance weights: none, as the guide gives ")
+    assert gaps(meta, batches, 0, 1).told.startswith("gaps: none, as ")
 
 
 def test_evaluate_refuses_a_split_that_is_not_there(trained, said):
@@ -299,4 +308,4 @@ def test_what_samplers_give_is_moved_to_the_device_and_drawn_where_it_was():
 
 def test_a_device_of_the_command_line(folder, said):
     assert said("train", "--device", "cpu", "--set", "tasks.source=recipe_program:make_sampler")[0] == 0
-    assert said("evaluate", "run", "--device", "cpu")[0] == 0
+    assert said("evaluate", "run", "--device", "cpu", "--gaps", 0)[0] == 0

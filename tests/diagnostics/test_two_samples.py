@@ -42,6 +42,8 @@ def test_accuracy_is_the_optimal_classifiers():
     torch.manual_seed(0)
     found = c2st(torch.randn(2000, 1), torch.randn(1000, 1) + 2.0)  # of unequal numbers
     assert found.accuracy == pytest.approx(0.841, abs=4 * (0.841 * 0.159 / 2000) ** 0.5)
+    assert found.told.shape == (2, 1000)
+    assert found.plot().get_suptitle().startswith("different: accuracy 0.8")
 
 
 def test_one_seed_one_result_and_no_draw_of_torch():

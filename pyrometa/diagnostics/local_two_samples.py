@@ -1,0 +1,216 @@
+"""Is the posterior of this very task calibrated? A classifier that has met many others knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyrometa import generators
+from pyrometa.diagnostics.rank_calibration import FALSE_ALARMS
+from pyrometa.diagnostics.simulated import simulated
+from pyrometa.diagnostics.weighted_draws import weighted_draws
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LC2ST", "lc2st"]
+
+_HELD_OUT = 500
+"""Draws of the task's posterior that the statistic is a mean over."""
+
+
+@dataclass(frozen=True)
+class LC2ST:
+    """How well truths and draws can be told apart where one task's data are.
+
+    Attributes:
+        statistic: the classifier's mean squared distance from a half, over draws of the task's posterior.
+        null: likewise, of classifiers between sets that can't be told apart, shape ``(nulls,)``.
+        p_value: the share of those that are as large, the statistic counted among them.
+        verdict: "calibrated", "over-confident", "under-confident" or "shifted" here, with the number that is most so.
+    """
+
+    statistic: float
+    null: Tensor
+    p_value: float
+    verdict: str
+
+    def plot(self) -> Figure:
+        """The statistic among those of sets that can't be told apart."""
+        from pyrometa.plots import null_histogram
+
+        return null_histogram(self.statistic, self.null, title=self.verdict)
+
+
+def lc2st(
+    meta: Any,
+    prior_tasks: Any,
+    *data: Any,
+    rows: int = 20,
+    tasks: int = 400,
+    draws: int = 100,
+    nulls: int = 200,
+    steps: int | None = None,
+    seed: int = 0,
+) -> LC2ST:
+    r"""Local classifier two-sample test: :func:`sbc` for the posterior of one task.
+
+    .. math::
+        T(x) = \mathbb{E}_{\theta \sim q(\theta \mid x)} \left[ \left( d(\theta, x) - \tfrac12 \right)^2 \right],
+        \qquad d(\theta, x) \approx \frac{p(\theta \mid x)}{p(\theta \mid x) + q(\theta \mid x)}
+
+    with d a classifier between truths and draws of the posteriors of ``tasks`` tasks from the prior. It reads a task's
+    data as what q makes of them, the mean m and standard deviation s of each number, and is a logistic regression on
+
+    .. math:: (z,\; z z^\top,\; z \otimes (m, \log s),\; z^2 \otimes (m, \log s)), \qquad z = (\theta - m) / s
+
+    which is the form of the truth where both are normal. Under the null hypothesis a task's truth and its draw may be
+    swapped; ``nulls`` classifiers of labels swapped by lot say how large T is then.
+
+    Args:
+        meta: a :class:`~pyrometa.MetaSVI`.
+        prior_tasks: where tasks and their truths come from: :class:`~pyrometa.tasks.PriorTasks`.
+        data: the support set of the task in question, as the model takes it.
+        rows: of each task from the prior: as many as ``data`` has, so that they are alike.
+        tasks: how many tasks; at least 20.
+        draws: of each posterior; at least 10.
+        nulls: how many classifiers of swapped labels; at least 100.
+        steps: adaptation steps; those of ``meta`` by default.
+        seed: of tasks, noise, draws and swaps; the global generators stay where they are.
+
+    Raises:
+        ImportError: scikit-learn is not installed: ``pip install 'pyrometa[diagnostics]'``.
+        TypeError: ``prior_tasks`` that do not tell the truth.
+        ValueError: counts out of range, ``data`` missing; what :func:`~pyrometa.diagnostics.psis` refuses.
+
+    References:
+        Linhart, Gramfort, Rodrigues (2023), L-C2ST: local diagnostics for posterior approximations in simulation-based
+        inference, https://arxiv.org/abs/2306.03580.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, pyrometa as pm, torch
+        >>> def model(x):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+        >>> def guide(x):  # right where the data are positive, half as wide where they are negative
+        ...     width = pyro.param("scale", torch.tensor(1.0)) * torch.where(x.mean() > 0, 1.0, 0.5)
+        ...     pyro.sample("mean", dist.Normal(x.sum() / (len(x) + 1), width / (len(x) + 1) ** 0.5))
+        >>> meta = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.01}), steps=0)
+        >>> prior_tasks = pm.tasks.PriorTasks(model, lambda rows, _: torch.zeros(rows), observed={"x": 0})
+        >>> lc2st(meta, prior_tasks, torch.full((20,), -1.0)).verdict
+        "over-confident here: 'mean', the truth is farther out than the draws (p-value 0.005)"
+    """
+    if nulls < 100:
+        raise ValueError(f"nulls must be at least 100, got {nulls}: a p-value is a multiple of 1 / (nulls + 1)")
+    if not data:
+        raise ValueError("no data: give the task's support set, as the model takes it")
+    classifier = _classifier()
+    found = simulated(meta, prior_tasks, tasks=tasks, rows=rows, draws=draws, steps=steps, seed=seed)
+    names, truths, drawn = found.columns()
+    with generators.forked():
+        generators.seed(seed + 1)
+        here = _here(meta, data, list(found.truths), draws, steps)
+        swaps = torch.rand(nulls, len(truths), device="cpu") < 0.5
+    known = _Summary.of(drawn[:, 1:])
+    unit = known.unit()
+    of_truth, of_draw = (known.features(values.unsqueeze(1), unit)[:, 0] for values in (truths, drawn[:, 0]))
+    summary = _Summary.of(here[:, :draws])
+    z, points = summary.scaled(here[:, draws:])[0], summary.features(here[:, draws:], unit)[0]
+    told = _told(classifier, of_truth, of_draw, points)
+    by_lot = torch.stack([_told(classifier, *_swapped(of_truth, of_draw, swap), points) for swap in swaps])
+    statistic, null = _statistic(told), _statistic(by_lot)
+    p_value = (1 + (null >= statistic).sum().item()) / (1 + nulls)
+    return LC2ST(statistic.item(), null, p_value, _verdict(names, _off(z, told) / _off(z, by_lot).std(0), p_value))
+
+
+class _Summary(NamedTuple):
+    """What a task's draws say of its data: mean and standard deviation of each number, ``(tasks, 1, numbers)``."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, draws: Tensor) -> _Summary:
+        deviation = draws.std(1, keepdim=True)
+        return cls(draws.mean(1, keepdim=True), torch.where(deviation > 0, deviation, 1.0))
+
+    def read(self) -> Tensor:
+        return torch.cat([self.mean, self.deviation.log()], -1)
+
+    def unit(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over tasks of what is read."""
+        read = self.read()
+        deviation = read.std(0, keepdim=True)
+        return read.mean(0, keepdim=True), torch.where(deviation > 1e-6, deviation, 1.0)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.deviation
+
+    def features(self, values: Tensor, unit: tuple[Tensor, Tensor]) -> Tensor:
+        """Of values of shape ``(tasks, values, numbers)``."""
+        z = self.scaled(values)
+        read = ((self.read() - unit[0]) / unit[1]).expand(*z.shape[:2], -1)
+        first, second = torch.triu_indices(z.shape[-1], z.shape[-1])
+        local = torch.cat([z, z.square()], -1).unsqueeze(-1) * read.unsqueeze(-2)
+        return torch.cat([z, z[..., first] * z[..., second], local.flatten(-2)], -1)
+
+
+def _here(meta: Any, data: tuple[Any, ...], names: list[str], draws: int, steps: int | None) -> Tensor:
+    """Draws of the task's posterior, some to read the data by and the rest held out, shape ``(1, draws, numbers)``."""
+    guide = meta.adapt(data, steps=steps)
+    values = weighted_draws(guide.model, guide, data, {}, draws + _HELD_OUT).values
+    return torch.cat([values[name].reshape(draws + _HELD_OUT, -1).double().cpu() for name in names], 1).unsqueeze(0)
+
+
+def _classifier() -> Any:
+    try:
+        linear, pipeline, preprocessing = (
+            import_module(f"sklearn.{name}") for name in ("linear_model", "pipeline", "preprocessing")
+        )
+    except ImportError as error:
+        raise ImportError("lc2st needs scikit-learn: pip install 'pyrometa[diagnostics]'") from error
+    return pipeline.make_pipeline(preprocessing.StandardScaler(), linear.LogisticRegression(max_iter=1000))
+
+
+def _told(classifier: Any, of_truth: Tensor, of_draw: Tensor, points: Tensor) -> Tensor:
+    """The probability of each point to be a truth, by a classifier of truths and draws."""
+    features = torch.cat([of_truth, of_draw]).cpu().numpy()
+    classifier.fit(features, [1] * len(of_truth) + [0] * len(of_draw))
+    return torch.as_tensor(classifier.predict_proba(points.numpy())[:, 1])
+
+
+def _swapped(of_truth: Tensor, of_draw: Tensor, swap: Tensor) -> tuple[Tensor, Tensor]:
+    chosen = swap.to(of_truth.device).unsqueeze(1)
+    return torch.where(chosen, of_draw, of_truth), torch.where(chosen, of_truth, of_draw)
+
+
+def _statistic(told: Tensor) -> Tensor:
+    return (told - 0.5).square().mean(-1)
+
+
+def _off(z: Tensor, told: Tensor) -> Tensor:
+    """How far up and how much wider draws that pass for truths are, of each number, shape ``(..., 2, numbers)``."""
+    weights = told / told.sum(-1, keepdim=True)
+    mean, square = weights @ z, weights @ z.square()
+    deviation = (square - mean.square()).sqrt()
+    return torch.stack([mean - z.mean(0), (deviation / z.std(0)).log()], -2)
+
+
+def _verdict(names: list[str], off: Tensor, p_value: float) -> str:
+    """In words, of what is off in units of what is off by lot."""
+    told = f"(p-value {p_value:.2g})"
+    if p_value > FALSE_ALARMS:
+        return f"calibrated here: as far as a classifier tells {told}"
+    kind, place = divmod(int(off.abs().argmax()), len(names))
+    far = off[kind, place] > 0
+    if kind == 0:
+        word, clause = "shifted", f"the truth is {'above' if far else 'below'} the draws"
+    else:
+        word, clause = ("over", "out") if far else ("under", "in")
+        word, clause = f"{word}-confident", f"the truth is farther {clause} than the draws"
+    return f"{word} here: {names[place]!r}, {clause} {told}"

@@ -1,0 +1,92 @@
+"""Calibration of one task's posterior, on a model whose posterior is known."""
+
+import functools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrometa as pm
+from pyrometa.diagnostics import lc2st, sbc
+from pyrometa.diagnostics.simulated import simulated
+from pyrometa.tasks import PriorTasks
+
+ROWS = 8
+COUNTS = {"rows": ROWS, "tasks": 200, "draws": 40, "nulls": 100}
+
+
+def model(x):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+class Posterior(nn.Module):
+    """The exact one, that many times as wide and so many of its deviations off, everywhere or below zero only."""
+
+    def __init__(self, width=1.0, shift=0.0, everywhere=True):
+        super().__init__()
+        self.width = nn.Parameter(torch.tensor(width))
+        self.shift, self.everywhere = shift, everywhere
+
+    def forward(self, x):
+        deviation = (len(x) + 1) ** -0.5
+        wrong = self.everywhere | (x.sum() < 0)
+        mean = x.sum() / (len(x) + 1) + wrong * self.shift * deviation
+        pyro.sample("mean", dist.Normal(mean, torch.where(wrong, self.width, 1.0) * deviation))
+
+
+def learned(guide):
+    return pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), steps=0)
+
+
+def data(mean):
+    torch.manual_seed(0)
+    return mean + torch.randn(ROWS)
+
+
+MEANS = PriorTasks(model, lambda rows, _: torch.zeros(rows), observed={"x": 0})
+GUIDES = {
+    "calibrated": (1.0, 0.0),
+    "over-confident": (0.5, 0.0),
+    "under-confident": (2.0, 0.0),
+    "shifted": (1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("word", GUIDES)
+def test_the_four_are_told_apart(word):
+    found = lc2st(learned(Posterior(*GUIDES[word])), MEANS, data(0.5), **COUNTS)
+    assert found.verdict.startswith(f"{word} here")
+    assert found.null.shape == (100,)
+    assert (found.p_value > 0.01) == (word == "calibrated")
+
+
+def test_it_says_where_and_ranks_say_that(monkeypatch):
+    """One guide, wrong for half of the tasks: ranks find it, and this finds for which."""
+    once = functools.cache(functools.partial(simulated, learned(Posterior(0.4, everywhere=False))))
+    for place in ("rank_calibration", "local_two_samples"):
+        monkeypatch.setattr(f"pyrometa.diagnostics.{place}.simulated", lambda _, *args, **kwargs: once(*args, **kwargs))
+    meta = learned(Posterior(0.4, everywhere=False))
+    assert sbc(meta, MEANS, rows=ROWS, tasks=200, draws=40).verdict.startswith("over-confident")
+    below, above = (lc2st(meta, MEANS, data(mean), **COUNTS) for mean in (-1.0, 1.0))
+    assert below.verdict.startswith("over-confident here: 'mean'")
+    assert above.p_value > 0.01
+    assert once.cache_info().misses == 1
+
+
+def test_bad_input_and_no_draw_of_the_global_generator():
+    meta = learned(Posterior())
+    few = {**COUNTS, "tasks": 20}
+    before = torch.get_rng_state()
+    one, other = (lc2st(meta, MEANS, torch.ones(ROWS), **few, seed=3) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert (one.statistic, one.p_value) == (other.statistic, other.p_value)
+    with pytest.raises(ValueError, match="nulls must be at least 100, got 99: a p-value"):
+        lc2st(meta, MEANS, torch.ones(ROWS), nulls=99)
+    with pytest.raises(ValueError, match="no data: give the task's support set"):
+        lc2st(meta, MEANS)
+    with pytest.raises(ValueError, match="tasks must be at least 20"):
+        lc2st(meta, MEANS, torch.ones(ROWS), tasks=2)
