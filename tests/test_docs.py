@@ -1,4 +1,4 @@
-"""Every ```python block of the README and of docs/*.md runs, and every local link leads somewhere.
+"""Every ```python block of the README, of docs/*.md and of docs/concepts/*.md runs, and every local link leads somewhere.
 
 Of a page that is a walk, the blocks that begin with the name of a file are that file, and every ```bash block is run:
 those that only read a run, each one command, in this process, which spares them the import of torch.
@@ -20,7 +20,7 @@ import torch
 from pyrometa.cli.running import run
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/concepts").glob("*.md"))]
 READMES = [ROOT / "examples" / "README.md", ROOT / "experiments" / "README.md"]
 WALKS = [ROOT / "docs" / "table-to-posteriors.md"]
 LINKED = [*PAGES, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
