@@ -1,4 +1,4 @@
-"""Every ```python block of the README, of docs/*.md and of docs/concepts/*.md runs, and every local link leads somewhere.
+"""Every ```python block of the README and of the pages of docs runs, and every local link leads somewhere.
 
 Of a page that is a walk, the blocks that begin with the name of a file are that file, and every ```bash block is run:
 those that only read a run, each one command, in this process, which spares them the import of torch.
