@@ -7,6 +7,7 @@ those that only read a run, each one command, in this process, which spares them
 import contextlib
 import io
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -29,6 +30,7 @@ FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^
 FILE = re.compile(r"# ([\w.]+\.\w+)\n")
 READING = re.compile(r"pyrometa (?:info|evaluate|plot|adapt) .*\n")
 NUMBER = re.compile(r"-?\d[\d.,:-]*")
+ROLE = re.compile(r"\{py:obj\}`(?:~|[^`<]*<)?([\w.]*)>?`")
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)|(?:src|href)=\"([^\"]+)\"")
 
 
@@ -131,6 +133,13 @@ def test_the_page_shows_code(name):
 def test_local_links_exist(page):
     links = local_links(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_names_in_roles_exist():
+    names = {name for page in PAGES for name in ROLE.findall(page.read_text(encoding="utf-8"))}
+    assert {"pyrometa.MetaSVI", "pyrometa.Newton"} <= names  # ~name, and text <name>
+    for name in names:
+        pkgutil.resolve_name(name)  # an AttributeError or ImportError else, where Sphinx leaves out the link in silence
 
 
 def test_blocks_share_a_namespace_in_order_and_keep_their_lines():
