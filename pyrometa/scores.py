@@ -96,7 +96,7 @@ def _log_likelihood(trace: Trace, samples: tuple[int, ...]) -> Tensor:
     """Summed over all sites and plates but that of the samples, of which the shape is given."""
     logs = [site["log_prob"] for site in trace.nodes.values() if "log_prob" in site]
     if not logs:
-        raise ValueError("the model has no observed site, so there is nothing to predict")
+        raise ValueError("the model has no observed site, so there is nothing to predict: give it data to observe")
     return sum(_kept(log, samples) for log in logs)  # type: ignore[return-value]
 
 

@@ -89,5 +89,5 @@ def test_nothing_to_predict():
     def empty(x):
         pyro.sample("mean", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="no observed site"):
+    with pytest.raises(ValueError, match=r"no observed site.*give it data to observe"):
         PredictiveLoss()(empty, empty, torch.zeros(3))

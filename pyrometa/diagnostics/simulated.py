@@ -67,7 +67,10 @@ def simulated(
         ]
         names = [name for name in truths if name in drawn[0]]
         if not names:
-            raise ValueError(f"the guide draws none of the latent sites {', '.join(map(repr, truths))} of prior_tasks")
+            raise ValueError(
+                f"the guide draws none of the latent sites {', '.join(map(repr, truths))} of prior_tasks: give "
+                "PriorTasks the model that meta adapts"
+            )
         values = {name: torch.stack([of_task[name] for of_task in drawn]) for name in names}
         known = {name: truths[name].to(values[name].device) for name in names}
         ranks = {name: below(known[name].unsqueeze(1), values[name]) for name in names}

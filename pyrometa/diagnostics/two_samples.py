@@ -84,7 +84,9 @@ def c2st(first: Draws, second: Draws, *, seed: int = 0) -> C2ST:
     """
     names, columns = zip(*(_columns(draws) for draws in (first, second)), strict=True)
     if names[0] != names[1]:
-        raise ValueError(f"the two have other sites: {', '.join(names[0])} and {', '.join(names[1])}")
+        raise ValueError(
+            f"the two have other sites: {', '.join(names[0])} and {', '.join(names[1])}; give draws of the same ones"
+        )
     for which, values in zip(("first", "second"), columns, strict=True):
         if len(values) < 50 or not values.isfinite().all():
             raise ValueError(f"{which} must hold at least 50 draws, all finite, got {len(values)}")

@@ -119,7 +119,10 @@ def _load(taskset: Any, number: int, seed: int) -> tuple[Tensor, Tensor]:
         )
     data, labels = task
     if len(data) != len(labels) or (not labels.is_floating_point() and labels.ndim != 1):
-        raise ValueError(f"data {tuple(data.shape)} and labels {tuple(labels.shape)} of a task do not fit together")
+        raise ValueError(
+            f"data {tuple(data.shape)} and labels {tuple(labels.shape)} of a task do not fit together: give each row "
+            "one label"
+        )
     return data, labels
 
 

@@ -146,5 +146,9 @@ def checked_loss(losses: Tensor, grads: Params, problem: Problem) -> Loss:
         )
     for name, grad in grads.items():
         if not torch.isfinite(grad).all():
-            raise NonFiniteError(f"the meta-gradient of {name!r} is not finite", parameter=name)
+            raise NonFiniteError(
+                f"the meta-gradient of {name!r} is not finite, though all losses are: look for a root, a logarithm or "
+                "a norm at 0 in the program, or try double precision",
+                parameter=name,
+            )
     return Loss(mean, number)

@@ -66,7 +66,10 @@ class OuterOptimizer:
     ) -> None:
         self._leaves = {**leaves, **learned}
         if not self._leaves:
-            raise ValueError("there is nothing to learn: the model and the guide have no parameter that requires grad")
+            raise ValueError(
+                "there is nothing to learn: the model and the guide have no parameter that requires grad; give one of "
+                "them a pyro.param or a module that has some"
+            )
         own_lr = {} if outer_lr is None else {"lr": outer_lr}
         groups: list[tuple[list[str], ParamGroup]] = []  # neighbours of the same options; the rule's apart
         for name in self._leaves:

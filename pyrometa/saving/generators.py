@@ -40,7 +40,10 @@ def set_generators(state: Mapping[str, Any]) -> None:
     """
     devices, needed = torch.cuda.device_count(), len(state["cuda"])
     if needed > devices:
-        raise ValueError(f"the generators' states are of {needed} CUDA devices and there are {devices}")
+        raise ValueError(
+            f"the generators' states are of {needed} CUDA devices and there are {devices}: leave the others out of "
+            "state['cuda']"
+        )
     torch.set_rng_state(state["torch"])
     for device, of_device in enumerate(state["cuda"]):
         torch.cuda.set_rng_state(of_device, device)

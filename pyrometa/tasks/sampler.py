@@ -108,6 +108,8 @@ class TaskSampler(Seeded):
         data = self.family.draw(tasks, rows, generator)
         for tensor in data if isinstance(data, tuple) else (data,):
             if tensor.shape[:2] != (tasks, rows):
-                got = tuple(tensor.shape)
-                raise ValueError(f"{type(self.family).__name__}.draw({tasks}, {rows}, ...) returned shape {got}")
+                raise ValueError(
+                    f"{type(self.family).__name__}.draw({tasks}, {rows}, ...) returned shape {tuple(tensor.shape)}: "
+                    "the leading dimensions must be the tasks and their rows"
+                )
         return data

@@ -83,7 +83,9 @@ def digit_tasks(
     check_angles("validation_angles", validation_angles)
     check_angles("test_angles", test_angles)
     if _overlap(train_angles, validation_angles):
-        raise ValueError(f"train_angles {train_angles} and validation_angles {validation_angles} overlap")
+        raise ValueError(
+            f"train_angles {train_angles} and validation_angles {validation_angles} overlap: give ranges that are apart"
+        )
     seen = torch.isin(labels, torch.tensor(train_classes))
     unseen = torch.isin(labels, torch.tensor(test_classes))
     held_out = every_fifth_of_each_class(labels)

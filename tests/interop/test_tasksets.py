@@ -160,3 +160,14 @@ def test_tasks_that_do_not_fit_are_named():
     uneven = data(torch.tensor([0] * 20 + [1] * 40))
     with pytest.raises(ValueError, match=r"differ in their number of rows \(0: 20, 1: 40\): use KShots"):
         taskset_sampler(Taskset(uneven, [FilterLabels(uneven, [0, 1]), LoadData(uneven)]), shots=1, seed=0)
+
+
+def test_labels_of_another_number_are_named():
+    class Short:
+        num_tasks = 1
+
+        def __getitem__(self, index):
+            return torch.zeros(4, 1), torch.zeros(3, dtype=torch.int64)
+
+    with pytest.raises(ValueError, match=r"data \(4, 1\) and labels \(3,\) .* give each row one label"):
+        taskset_sampler(Short(), shots=1, seed=0)

@@ -2,6 +2,7 @@
 
 import meta_cases
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from learn2learn.algorithms import MAML
@@ -171,3 +172,21 @@ def test_learn2learn_wrapper_in_the_guides_place():
     assert plain[0] == wrapped[0]
     assert plain[1].keys() == wrapped[1].keys()
     assert all(torch.equal(plain[1][name], wrapped[1][name]) for name in plain[1])
+
+
+def test_a_meta_gradient_that_is_not_finite_beside_losses_that_are():
+    """A root at 0 in a prior of the model's own parameter, which no inner step moves."""
+
+    def model(x):
+        width = pyro.param("width", torch.tensor(0.0))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0 + width.square().sqrt()))
+        pyro.sample("x", dist.Normal(z, 1.0).expand(x.shape).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    meta = pm.MetaSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), inner=pm.SGD(0.1), steps=1)
+    with pytest.raises(
+        pm.NonFiniteError, match=r"meta-gradient of 'model\.width' is not finite, though all losses are"
+    ):
+        meta.step(torch.zeros(2, 3))

@@ -130,5 +130,7 @@ def test_a_family_that_returns_the_wrong_shape_is_named():
         def draw(self, tasks, rows, generator):
             return torch.zeros(tasks, rows - 1, 4)
 
-    with pytest.raises(ValueError, match=r"Short\.draw\(2, 5, \.\.\.\) returned shape \(2, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"Short\.draw\(2, 5, \.\.\.\) returned shape \(2, 4, 4\): the leading dimensions"
+    ):
         TaskSampler(Short(), shots=2, queries=3, seed=0).sample(2)

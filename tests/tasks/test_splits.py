@@ -58,7 +58,9 @@ def test_angles_are_held_out():
     ],
 )
 def test_overlapping_angles_are_refused(train, validation):
-    with pytest.raises(ValueError, match=r"train_angles .* and validation_angles .* overlap"):
+    with pytest.raises(
+        ValueError, match=r"train_angles .* and validation_angles .* overlap: give ranges that are apart"
+    ):
         digit_tasks(IMAGES, LABELS, train_angles=train, validation_angles=validation)
 
 
