@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/concepts").glob("*.md"))]
 READMES = [ROOT / "examples" / "README.md", ROOT / "experiments" / "README.md"]
 WALKS = [ROOT / "docs" / "table-to-posteriors.md"]
-LINKED = [*PAGES, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+ERRORS = sorted((ROOT / "docs" / "errors").glob("*.md"))
+LINKED = [*PAGES, *ERRORS, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[`~]*[ \t]*$", re.M | re.S)
 FILE = re.compile(r"# ([\w.]+\.\w+)\n")
