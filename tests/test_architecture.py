@@ -119,3 +119,33 @@ def test_a_circle_ends_the_build(tmp_path):
     made = package(tmp_path / "pkg", a="import pkg.b", b="from .. import c", c="def f():\n    import pkg.a")
     with pytest.raises(ValueError, match=r"an arrow would point up, for imports go round: \w -> \w -> \w -> \w"):
         drawer.svg(drawer.relation(made), {})
+
+
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+
+
+def is_there(name):
+    """Whether a dotted name of the package, ``pm.`` for short, is one."""
+    parts = ["pyrometa", *name.split(".")[1:]]
+    thing = importlib.import_module(parts[0])
+    for depth, part in enumerate(parts[1:], 2):
+        if not hasattr(thing, part):
+            try:
+                importlib.import_module(".".join(parts[:depth]))
+            except ModuleNotFoundError:
+                return False
+        thing = getattr(thing, part)
+    return True
+
+
+def test_the_names_of_the_glossary_are_there():
+    names = set(re.findall(r"`((?:pm|pyrometa)\.[\w.]+)`", GLOSSARY))
+    assert len(names) > 50
+    assert [name for name in sorted(names) if not is_there(name)] == []
+    assert not is_there("pm.MetaSVI.adjust")
+
+
+def test_a_word_is_told_once():
+    words = [word for row in re.findall(r"^\| ([^|]+) \|", GLOSSARY, re.M) for word in row.split(", ")]
+    assert len(words) > 80
+    assert {word for word in words if words.count(word) > 1} == {"word"}
