@@ -16,6 +16,7 @@ from pyrometa.inner import SGD, Rule, step_count, step_counts
 from pyrometa.learner import Beginning, Learner, check_meta_gradient
 from pyrometa.learner.adapting import Adapting
 from pyrometa.learner.arguments import Argument, Kwargs, read_pairs
+from pyrometa.learner.beginning import check_instances
 from pyrometa.learner.repeating import Repeating
 from pyrometa.learner.saved import Saved
 from pyrometa.noise.options import Noise
@@ -108,6 +109,7 @@ class MetaSVI(Adapting, Repeating, Saved):
     ) -> None:
         from pyrometa.interop.learn2learn import unwrapped
 
+        check_instances(loss=loss, inner=inner, meta_gradient=meta_gradient, score=score, engine=engine, noise=noise)
         own = unwrapped(guide, inner, meta_gradient)
         self.steps = step_count("steps", steps)
         # the program comes before model and guide: as these are pickled, autoguides lose their model

@@ -24,6 +24,17 @@ from pyrometa.program.selection import Selection, select
 from pyrometa.types import Data, Params
 
 
+def check_instances(**options: object) -> None:
+    """Refuse a class in the place of what it makes, which may well be callable and fail only later.
+
+    Raises:
+        TypeError: naming the argument, with the cure.
+    """
+    for name, option in options.items():
+        if isinstance(option, type):
+            raise TypeError(f"{name} is the class {option.__name__} itself: give one of it, {option.__name__}(...)")
+
+
 @dataclass(frozen=True, eq=False)
 class Beginning:
     """What the user gave, from which first data make a :class:`Learner`.

@@ -148,6 +148,10 @@ BAD_ARGUMENTS = {
         TypeError,
         "score: TraceGraph_ELBO has no differentiable_loss",
     ),
+    "a loss's class": ({"loss": Trace_ELBO}, TypeError, r"loss is the class Trace_ELBO itself: .* Trace_ELBO\(...\)"),
+    "a rule's class": ({"inner": pm.SGD}, TypeError, "inner is the class SGD itself"),
+    "a meta-gradient's class": ({"meta_gradient": pm.Unrolled}, TypeError, "meta_gradient is the class Unrolled"),
+    "an engine's class": ({"engine": pm.Engine}, TypeError, "engine is the class Engine itself"),
     "a loss by name": ({"loss": "elbo"}, TypeError, "loss must be a Pyro ELBO or a function, got str"),
     "a reduction": ({"reduction": "none"}, ValueError, "reduction must be 'sum' or 'mean', got 'none'"),
     "a torch optimiser": (
