@@ -109,7 +109,8 @@ class MetaSVI(Adapting, Repeating, Saved):
     ) -> None:
         from pyrometa.interop.learn2learn import unwrapped
 
-        check_instances(loss=loss, inner=inner, meta_gradient=meta_gradient, score=score, engine=engine, noise=noise)
+        objectives, how = {"loss": loss, "score": score}, {"inner": inner, "meta_gradient": meta_gradient}
+        check_instances(model=model, guide=guide, **objectives, **how, engine=engine, noise=noise)
         own = unwrapped(guide, inner, meta_gradient)
         self.steps = step_count("steps", steps)
         # the program comes before model and guide: as these are pickled, autoguides lose their model

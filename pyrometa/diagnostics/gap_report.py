@@ -13,6 +13,7 @@ from pyrometa import generators
 from pyrometa.diagnostics.best_guides import best_guides
 from pyrometa.diagnostics.evidence import Source, check_source
 from pyrometa.diagnostics.gap_words import table, verdict
+from pyrometa.diagnostics.guided_model import check_meta
 from pyrometa.diagnostics.importance import PSIS
 from pyrometa.diagnostics.store import store_left_as_it_is
 from pyrometa.diagnostics.task_arguments import tasks_of
@@ -170,6 +171,7 @@ def gap_report(
         >>> report.verdict.split(":")[0], report.inference.shape, report.approximation.abs().max() < 0.1
         ('amortisation', torch.Size([2, 6]), tensor(True))
     """
+    check_meta(meta)
     for name, value, least in (("draws", draws, 25), ("search", search, 0)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")

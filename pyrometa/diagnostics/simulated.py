@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrometa import generators
+from pyrometa.diagnostics.guided_model import check_meta
 from pyrometa.diagnostics.task_arguments import tasks_of
 from pyrometa.diagnostics.weighted_draws import weighted_draws
 
@@ -45,9 +46,10 @@ def simulated(
     """Draw tasks, adapt to each, and draw from what comes of it; the global generators are left where they are.
 
     Raises:
-        TypeError: tasks that do not tell what they were drawn from.
+        TypeError: no MetaSVI, or tasks that do not tell what they were drawn from.
         ValueError: counts out of range, or a guide that draws none of the model's latent sites.
     """
+    check_meta(meta)
     if not hasattr(prior_tasks, "draw_with_latents"):
         raise TypeError(
             f"prior_tasks must tell what its tasks were drawn from, got {type(prior_tasks).__name__}: "

@@ -15,6 +15,7 @@ from pyrometa.atomic.exclusive import exclusive
 from pyrometa.engine import Engine, Problem, Runner, Runners
 from pyrometa.explain.reasons import naming_lines
 from pyrometa.inner import Rule, step_count
+from pyrometa.inner.ranges import check_count
 from pyrometa.learner.arguments import Argument, GivenTasks, Kwargs, OneTask, by_shape, one_task
 from pyrometa.learner.beginning import Beginning
 from pyrometa.learner.learner import Learner, check_grad_mode
@@ -127,7 +128,8 @@ class Adapting:
             NonFiniteError: an inner step is not finite, and there is no ``diverged``.
             ValueError, TypeError: bad data, no such site, a site of another shape for another task.
         """
-        count, steps = step_count("draws", draws), self.steps if steps is None else step_count("steps", steps)
+        check_count("draws", draws)
+        steps = self.steps if steps is None else step_count("steps", steps)
         tasks = self._state.read("supports", supports, kwargs)
         learner = self._ready(tasks[0])
         problem = learner.problem(self.inner, steps)
@@ -137,7 +139,7 @@ class Adapting:
             for index, support, _ in by_shape(tasks, tasks):
                 generators.seed(seed)
                 batch = self._alike(learner, index, support, steps)
-                found = self._runner.drawn(problem, batch, count, diverged)
+                found = self._runner.drawn(problem, batch, draws, diverged)
                 for name, values in _chosen(found, sites).items():
                     _put(drawn, index, values, name, len(tasks))
         for values in drawn.values():

@@ -274,6 +274,8 @@ def test_bad_input_is_refused():
     }.items():
         with pytest.raises(ValueError, match=match):
             gap_report(meta, x, **given)
+    with pytest.raises(TypeError, match="meta must be a MetaSVI, got Encoder"):
+        gap_report(Encoder(), x)
     with pytest.raises(ValueError, match="no parameter of the guide adapts"):
         gap_report(learned(factors_of_scale, Encoder(), adapt="model"), x, draws=30)
     with pytest.raises(ValueError, match="chains must be at least 2, got 1"):

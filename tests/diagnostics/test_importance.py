@@ -216,6 +216,10 @@ def test_what_has_no_weight_is_refused():
     point(x)
     with pytest.raises(ValueError, match="'mean' the same value in each draw"):
         psis(point, x)
+    with pytest.raises(
+        TypeError, match=r"guide must be callable, got MetaSVI: give psis\(meta.adapt\(task\), \.\.\.\)"
+    ):
+        psis(pm.MetaSVI(normal_means, AutoNormal(normal_means), pyro.optim.Adam({"lr": 0.1})), x)
     with pytest.raises(TypeError, match="function has no model"):
         psis(posterior(), x)
     with pytest.raises(ValueError, match="draws must be at least 25, got 3"):

@@ -119,6 +119,8 @@ def test_discrete_sites():
 
 def test_bad_input():
     meta = learned(Posterior())
+    with pytest.raises(TypeError, match="meta must be a MetaSVI, got Posterior"):
+        sbc(Posterior(), MEANS)
     with pytest.raises(TypeError, match="PriorTasks"):
         sbc(meta, [torch.zeros(4, 2)])
     with pytest.raises(ValueError, match="tasks must be at least 20, got 3"):

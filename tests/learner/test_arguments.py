@@ -11,6 +11,7 @@ import torch
 from meta_cases import assert_equal, meta_svi, store, values
 from programs import Case, auto_normal, bare_params, modules, plain_modules, rows
 from pyro.infer import ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyrometa as pm
@@ -152,6 +153,7 @@ BAD_ARGUMENTS = {
     "a rule's class": ({"inner": pm.SGD}, TypeError, "inner is the class SGD itself"),
     "a meta-gradient's class": ({"meta_gradient": pm.Unrolled}, TypeError, "meta_gradient is the class Unrolled"),
     "an engine's class": ({"engine": pm.Engine}, TypeError, "engine is the class Engine itself"),
+    "a guide's class": ({"guide": AutoNormal}, TypeError, "guide is the class AutoNormal itself"),
     "a loss by name": ({"loss": "elbo"}, TypeError, "loss must be a Pyro ELBO or a function, got str"),
     "a reduction": ({"reduction": "none"}, ValueError, "reduction must be 'sum' or 'mean', got 'none'"),
     "a torch optimiser": (

@@ -167,3 +167,11 @@ class Rows(torch.nn.Module):
 
     def forward(self, x):
         return self.layer(x)
+
+
+def test_draws_and_keyword_arguments_of_no_use_are_refused():
+    meta = meta_svi()
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        meta.sample_many(torch.randn(2, 5), draws=0)
+    with pytest.raises(TypeError, match="kwargs must be a dictionary of keyword arguments by name, got list"):
+        meta.sample_many(torch.randn(2, 5), kwargs=[1.0])

@@ -8,6 +8,7 @@ from trained import make_meta, make_trainer, sampler, trained
 import pyrometa as pm
 from pyrometa import saving
 from pyrometa.errors import CheckpointError
+from pyrometa.tasks import SinusoidTasks
 
 OPTIONS = [
     ({"max_steps": 0}, ValueError, "max_steps must be at least 1, got 0"),
@@ -53,6 +54,7 @@ def test_a_package_that_is_not_there(monkeypatch, tmp_path, package):
 FITS = [
     ({"train": sampler, "meta_batch": None}, ValueError, "train, a TaskSampler, is asked for so many tasks: give meta"),
     ({"train": lambda: 3}, TypeError, "train must give meta-batches: a sampler of pyrometa.tasks, .* got int"),
+    ({"train": SinusoidTasks}, TypeError, r"train is a SinusoidTasks, of which TaskSampler\(SinusoidTasks\(\.\.\.\)"),
     ({"train": lambda: (1, 2, 3)}, TypeError, "a meta-batch is a tuple of 3: give .support, query."),
     ({"train": list}, ValueError, "the iterable of meta-batches ended after 0, and gives none when iterated again"),
     ({"train": lambda: iter([sampler().sample(3)])}, ValueError, "ended after 1, and gives none"),
