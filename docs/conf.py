@@ -21,6 +21,8 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "pyrometa"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3

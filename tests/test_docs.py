@@ -25,7 +25,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 READMES = [ROOT / "examples" / "README.md", ROOT / "experiments" / "README.md"]
 WALKS = [ROOT / "docs" / "table-to-posteriors.md"]
 ERRORS = sorted((ROOT / "docs" / "errors").glob("*.md"))
-LINKED = [*PAGES, *ERRORS, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+CHINESE = {ROOT / "README.zh-CN.md": PAGES[0], ROOT / "docs/zh-CN/start.md": ROOT / "docs/tutorials/first-guide.md"}
+LINKED = [*PAGES, *ERRORS, *CHINESE, *READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 FENCE = re.compile(r"^(?P<fence>(?:`{3,}|~{3,}))(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)[`~]*[ \t]*$", re.M | re.S)
 FILE = re.compile(r"# ([\w.]+\.\w+)\n")
@@ -128,6 +129,16 @@ def test_a_walk_runs_and_shows_what_comes_out(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/axes.md"])
 def test_the_page_shows_code(name):
     assert python_blocks((ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_chinese_page_has_the_code_of_its_english_one(page):
+    """And its headings, one for one."""
+    texts = [path.read_text(encoding="utf-8") for path in (page, CHINESE[page])]
+    chinese, english = ([match["code"] for match in FENCE.finditer(text) if match["info"] != "{toctree}"] for text in texts)
+    assert chinese == english
+    levels = [re.findall(r"^#+", FENCE.sub("", text), re.M) for text in texts]
+    assert levels[0] == levels[1]
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
