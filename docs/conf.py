@@ -1,8 +1,12 @@
+import hashlib
+import logging
+import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 project = "pyrometa"
 author = "The pyrometa developers"
@@ -10,14 +14,40 @@ copyright = author
 version = release = installed_version("pyrometa")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "import_directive",
+    "notebook_download",
 ]
 exclude_patterns = ["_build"]
+
+# The tutorials are executed, and their outputs kept until a tutorial, the package or a pin changes.
+BUILD = ROOT / "docs" / "_build"
+sources = [*sorted((ROOT / "pyrometa").rglob("*.py")), ROOT / "pyproject.toml", Path(__file__)]
+state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(BUILD / "executed" / state)
+nb_execution_in_temp = True
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_output_stderr = "error"
+nb_merge_streams = True
+
+# Kernels of a profile of their own, one thread each, silent. Pyro's progress bars ask for widgets, which no page has.
+os.environ |= {
+    "IPYTHONDIR": str(BUILD / "ipython"),
+    "OMP_NUM_THREADS": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+}
+profile = BUILD / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+(profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 'ERROR'\n", encoding="utf-8")
+logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 html_theme = "furo"
 html_title = "pyrometa"
