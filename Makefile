@@ -3,7 +3,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 RUN := $(UV) run --no-sync
 OUT ?= demo
 
-.PHONY: setup demo test test-slow test-gpu test-ecosystem test-newest test-oldest lint format docs bench soak clean
+.PHONY: setup demo test test-slow test-gpu test-ecosystem test-newest test-oldest test-arviz lint format docs bench soak clean
 
 setup: .venv/.done
 
@@ -45,6 +45,10 @@ test-newest: | $(UV)
 
 test-oldest: | $(UV)
 	$(call unpinned,oldest,3.10,lowest-direct,-W ignore::DeprecationWarning)
+
+# The diagnostics on ArviZ 1.x, which needs Python 3.12; that of development is 0.23.
+test-arviz: | $(UV)
+	$(call unpinned,arviz,3.13,highest,tests/diagnostics)
 
 # $(call unpinned,NAME,PYTHON,RESOLUTION,OPTIONS): the tests in an environment of their own, without the pins of development.
 define unpinned
@@ -90,4 +94,4 @@ soak: setup
 	OMP_NUM_THREADS=1 $(RUN) python -m benchmarks.soak --minutes 30
 
 clean:
-	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ecosystem .venv-newest .venv-oldest .venv-arviz .uv docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
