@@ -1,0 +1,1 @@
+"""Results beside published figures, one command each; docs/results.md says what came out."""

@@ -1,0 +1,115 @@
+"""What importance weights say of each image: bounds, effective draws and the shape of the tail."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor
+
+from experiments.results import mnist_report as report
+from experiments.results.vae import Network, refined
+from pyrometa.diagnostics import pareto_smoothed
+from pyrometa.diagnostics.iwae import log_weights_of
+from pyrometa.guides import SemiAmortizedGuide
+
+DECODED_AT_ONCE = 5000
+REFINEMENT_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+
+
+class Weighed(NamedTuple):
+    """Of each image, in nats; all of shape ``(N,)``, in double precision.
+
+    Attributes:
+        elbo: mean log weight.
+        log_marginal: log mean weight.
+        ess: effective draws, by the Pareto smoothed weights.
+        k_hat: shape of the weights' tail.
+    """
+
+    elbo: Tensor
+    log_marginal: Tensor
+    ess: Tensor
+    k_hat: Tensor
+
+
+Proposal = Mapping[str, Tensor]
+
+
+def proposed(guide: Any, x: Tensor) -> dict[str, Tensor]:
+    """What a guide proposes, and has refined, for each image."""
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        return {name: value.detach() for name, value in guide.propose(x).items()}
+
+
+def tuned_refinement(network: Network, images: Tensor) -> SemiAmortizedGuide:
+    """Five steps from a trained encoder's proposals, at the rate that serves some grey training images best."""
+    x = report.binarized(images)
+    tried = [refined(network.guide, rate) for rate in REFINEMENT_RATES]
+    bounds = [log_weights(network, proposed(guide, x), x, 20).mean().item() for guide in tried]
+    return tried[max(range(len(tried)), key=bounds.__getitem__)]
+
+
+def log_weights(network: Network, proposal: Proposal, x: Tensor, draws: int) -> Tensor:
+    """``log p(x, z) - log q(z)``, shape ``(draws, N)``, in double precision, a few images at a time."""
+    rows = max(1, DECODED_AT_ONCE // 50)
+    parts = []
+    for start in range(0, len(x), rows):
+        some = {name: value[start : start + rows] for name, value in proposal.items()}
+        part = x[start : start + rows]
+        chunks = with_validation_off(network.model, sampling(network, some), part, draws)
+        parts.append(torch.cat([chunk.double() for chunk in chunks]))
+    return torch.cat(parts, 1)
+
+
+def with_validation_off(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor, draws: int) -> list[Tensor]:
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        return list(log_weights_of(model, guide, (x,), {}, draws, max(1, DECODED_AT_ONCE // len(x))))
+
+
+def sampling(network: Network, proposal: Proposal) -> Callable[..., Any]:
+    return lambda *_: network.guide.sample(proposal)
+
+
+def log_marginal(logs: Tensor) -> Tensor:
+    """The log of the mean weight of each image."""
+    return logs.logsumexp(0) - math.log(len(logs))
+
+
+def weighed(logs: Tensor) -> Weighed:
+    """Summaries of log weights, ``(draws, N)``."""
+    smoothed = [pareto_smoothed(column) for column in logs.T]
+    ess = torch.stack([1 / (2 * values).exp().sum() for values, _ in smoothed])
+    k_hat = torch.tensor([k for _, k in smoothed], dtype=torch.double)
+    return Weighed(logs.mean(0), log_marginal(logs), ess, k_hat)
+
+
+class TestNLL(NamedTuple):
+    """The test images' negative log likelihood by importance weighting, in nats an image.
+
+    Attributes:
+        nll: mean over all of them: few draws for all, less what many draws gain on the first ones.
+        error: its standard error, from the first ones.
+        negative_elbo: mean over all.
+        few: negative log likelihoods with few draws, shape ``(N,)``.
+        gain: what many draws gain on the first ones, shape ``(first,)``.
+    """
+
+    nll: float
+    error: float
+    negative_elbo: float
+    few: Tensor
+    gain: Tensor
+
+
+def test_nll(network: Network, x: Tensor, few: int, draws: int, first: int) -> TestNLL:
+    """Estimate the mean over all images of what ``draws`` weights say, at the price of ``first`` images."""
+    proposal = proposed(network.guide, x)
+    logs = log_weights(network, proposal, x, few)
+    part = {name: value[:first] for name, value in proposal.items()}
+    many = log_marginal(log_weights(network, part, x[:first], draws))
+    nll = -log_marginal(logs)
+    gain = nll[:first] + many
+    error = (gain.std() / len(gain) ** 0.5).item()
+    return TestNLL((nll.mean() - gain.mean()).item(), error, -logs.mean().item(), nll, gain)
