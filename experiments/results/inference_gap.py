@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimisation-steps", type=int, default=600, help="to the optimal posterior of an image")
     parser.add_argument("--draws", type=int, default=2000, help="for each bound")
     parser.add_argument("--annealed", type=int, default=10, help="images whose evidence is annealed, too")
-    parser.add_argument("--temperatures", type=int, default=200, help="of annealing")
+    parser.add_argument("--temperatures", type=int, default=100, help="of annealing")
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(hidden=16, latent=4, minutes=0.004, images=10, optimisation_steps=20)

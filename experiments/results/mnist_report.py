@@ -3,14 +3,13 @@
 import argparse
 import platform
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-import pyrometa as pm
 from benchmarks.files import write_json
 from pyrometa.tasks import load_images
 
@@ -68,10 +67,8 @@ def over_seeds_and_images(values: Sequence[Tensor]) -> dict[str, Any]:
 
 def write_report(args: argparse.Namespace, seconds: float, results: dict[str, Any]) -> None:
     """Settings, seeds, versions, CPU seconds and what came out."""
-    import zuko
-
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "pyro": pyro.__version__}
-    versions |= {"zuko": zuko.__version__, "pyrometa": pm.__version__}
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in ("torch", "pyro-ppl", "zuko", "pyrometa")}
     head = {"settings": vars(args), "seeds": args.seeds, "versions": versions, "cpu_seconds_of_this_command": seconds}
     write_json(args.json, {**head, **results})
 

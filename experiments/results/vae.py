@@ -69,18 +69,20 @@ def layers(hidden: int) -> nn.Module:
     return nn.Sequential(nn.Linear(784, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
 
 
-def refined(guide: AmortizedGuide, rate: float = 0.01, steps: int = REFINEMENTS) -> SemiAmortizedGuide:
+def refined(guide: AmortizedGuide, rate: float = 3e-3, steps: int = REFINEMENTS) -> SemiAmortizedGuide:
     """Five steps with momentum on each image's own numbers, at learned rates."""
     return SemiAmortizedGuide(guide, steps, pm.Momentum(rate, momentum=MOMENTUM, learn="parameter"))
 
 
 def inverse_autoregressive(dim: int, features: int, width: int = 100) -> Posterior:
     """Two affine inverse autoregressive steps (Kingma et al., 2016), then a mean and a scale, given the features."""
-    from zuko.distributions import DiagNormal
-    from zuko.flows import Flow as ZukoFlow
-    from zuko.flows import MaskedAutoregressiveTransform
-    from zuko.flows.gaussianization import ElementWiseTransform
-    from zuko.lazy import LazyInverse, UnconditionalDistribution
+    checked = "validate_distributions_torch"
+    with pyro.settings.context(**{checked: pyro.settings.get(checked)}):  # importing zuko would switch it off for all
+        from zuko.distributions import DiagNormal
+        from zuko.flows import Flow as ZukoFlow
+        from zuko.flows import MaskedAutoregressiveTransform
+        from zuko.flows.gaussianization import ElementWiseTransform
+        from zuko.lazy import LazyInverse, UnconditionalDistribution
 
     forward = torch.arange(dim)
     steps = [ElementWiseTransform(dim, features, hidden_features=())]

@@ -14,8 +14,10 @@ from pyrometa.diagnostics import pareto_smoothed
 from pyrometa.diagnostics.iwae import log_weights_of
 from pyrometa.guides import SemiAmortizedGuide
 
-DECODED_AT_ONCE = 5000
-REFINEMENT_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+IMAGES, DRAWS = 100, 50
+"""How many are weighed at once."""
+
+REFINEMENT_RATES = (3e-4, 1e-3, 3e-3)
 
 
 class Weighed(NamedTuple):
@@ -53,19 +55,14 @@ def tuned_refinement(network: Network, images: Tensor) -> SemiAmortizedGuide:
 
 def log_weights(network: Network, proposal: Proposal, x: Tensor, draws: int) -> Tensor:
     """``log p(x, z) - log q(z)``, shape ``(draws, N)``, in double precision, a few images at a time."""
-    rows = max(1, DECODED_AT_ONCE // 50)
     parts = []
-    for start in range(0, len(x), rows):
-        some = {name: value[start : start + rows] for name, value in proposal.items()}
-        part = x[start : start + rows]
-        chunks = with_validation_off(network.model, sampling(network, some), part, draws)
-        parts.append(torch.cat([chunk.double() for chunk in chunks]))
-    return torch.cat(parts, 1)
-
-
-def with_validation_off(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor, draws: int) -> list[Tensor]:
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        return list(log_weights_of(model, guide, (x,), {}, draws, max(1, DECODED_AT_ONCE // len(x))))
+        for start in range(0, len(x), IMAGES):
+            some = {name: value[start : start + IMAGES] for name, value in proposal.items()}
+            data = (x[start : start + IMAGES],)
+            chunks = log_weights_of(network.model, sampling(network, some), data, {}, draws, DRAWS)
+            parts.append(torch.cat([chunk.double() for chunk in chunks]))
+    return torch.cat(parts, 1)
 
 
 def sampling(network: Network, proposal: Proposal) -> Callable[..., Any]:

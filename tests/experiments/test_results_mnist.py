@@ -25,21 +25,21 @@ def told(command, networks, tmp_path, *seeds):
     result = command.main([*arguments, "--figure", str(tmp_path / "figure.png")])
     found = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert found["seeds"] == list(seeds)
-    assert {"torch", "pyro"} <= set(found["versions"])
+    assert {"torch", "pyro-ppl"} <= set(found["versions"])
     with Image.open(tmp_path / "figure.png") as image:
         assert len(set(image.convert("L").resize((200, 100)).get_flattened_data())) > 5
     return result, found
 
 
 def test_nats_against_minutes(networks, tmp_path):
-    result, found = told(vae_mnist, networks, tmp_path, 0, 1)
+    result, found = told(vae_mnist, networks, tmp_path, 0)
     assert found["runs"] == result["runs"]
-    assert len(result["runs"]) == 2 * 2 * 2  # seeds, kinds, budgets
+    assert len(result["runs"]) == 2 * 2  # kinds, budgets
     for one in result["runs"]:
         assert 100 < one["nll"] < one["negative_elbo"] < 600
         assert one["cpu_seconds"] >= 60 * one["minutes"]
     for points in found["summary"].values():
-        assert all(point["nll"]["half_width"] > 0 for point in points.values())
+        assert [point["nll"]["half_width"] for point in points.values()] == [None, None]  # of a single seed
 
 
 def test_gaps_add_up(networks, tmp_path):
