@@ -88,7 +88,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser(__doc__.splitlines()[0], "shift")
-    parser.add_argument("--minutes", type=float, default=1.0, help="CPU minutes of training")
+    parser.add_argument("--minutes", type=float, default=0.5, help="CPU minutes of training")
     parser.add_argument("--images", type=int, default=300, help="test images of each kind")
     parser.add_argument("--draws", type=int, default=1000, help="importance weights an image")
     parser.add_argument("--optimisation-steps", type=int, default=300, help="to the optimal posterior of an image")

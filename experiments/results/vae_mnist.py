@@ -62,11 +62,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser(__doc__.splitlines()[0], "vae_mnist")
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 2.0, 4.0], help="CPU minutes of training")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1.0], help="CPU minutes of training")
     parser.add_argument("--kept-back", type=int, default=5000, help="training images by which rates are chosen")
     parser.add_argument("--few", type=int, default=50, help="draws for each test image")
     parser.add_argument("--draws", type=int, default=5000, help="draws for the first test images")
-    parser.add_argument("--first", type=int, default=250, help="how many test images get as many")
+    parser.add_argument("--first", type=int, default=100, help="how many test images get as many")
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(hidden=16, latent=4, minutes=[0.002, 0.004], kept_back=100, few=5, draws=50, first=20)

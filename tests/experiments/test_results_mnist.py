@@ -44,7 +44,7 @@ def test_nats_against_minutes(networks, tmp_path):
 
 def test_gaps_add_up(networks, tmp_path):
     _, found = told(inference_gap, networks, tmp_path, 0)
-    assert set(found["gaps"]) == {*KINDS, "mean field, refined"}
+    assert set(found["gaps"]) == {*KINDS, "mean field, refined", "mean field, training images"}
     for gaps in found["gaps"].values():
         parts = gaps["approximation"]["mean"] + gaps["amortisation"]["mean"]
         assert parts == pytest.approx(gaps["inference"]["mean"], abs=1e-3)
