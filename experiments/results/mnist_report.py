@@ -69,10 +69,7 @@ def write_report(args: argparse.Namespace, seconds: float, results: dict[str, An
     """Settings, seeds, versions, CPU seconds and what came out."""
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("torch", "pyro-ppl", "zuko", "pyrometa")}
-    head = {"settings": vars(args), "seeds": args.seeds, "versions": versions, "cpu_seconds_of_this_command": seconds}
+    places = ("root", "download", "out", "json", "figure")
+    settings = {name: value for name, value in vars(args).items() if name not in places}
+    head = {"settings": settings, "seeds": args.seeds, "versions": versions, "cpu_seconds_of_this_command": seconds}
     write_json(args.json, {**head, **results})
-
-
-def shown(estimate: dict[str, Any], digits: int = 2) -> str:
-    half = "" if estimate["half_width"] is None else f" ± {estimate['half_width']:.{digits}f}"
-    return f"{estimate['mean']:.{digits}f}{half}"
