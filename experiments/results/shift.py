@@ -71,7 +71,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for seed in args.seeds:
         for name, (train, _) in data.items():
-            recipe = Recipe(name, "mean field", seed, RATES["mean field"], len(train), args.hidden, args.latent)
+            recipe = Recipe(name, "mean field", seed, RATES["mean field"], len(train), 0.0, args.hidden, args.latent)
             (one,) = trained(recipe, train, [60 * args.minutes], args.out).values()
             refining = tuned_refinement(one.network, train[: args.images])
             for shift, images in shifted(name, tests).items():
@@ -89,7 +89,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser(__doc__.splitlines()[0], "shift")
     parser.add_argument("--minutes", type=float, default=0.5, help="CPU minutes of training")
-    parser.add_argument("--images", type=int, default=300, help="test images of each kind")
+    parser.add_argument("--images", type=int, default=200, help="test images of each kind")
     parser.add_argument("--draws", type=int, default=1000, help="importance weights an image")
     parser.add_argument("--optimisation-steps", type=int, default=300, help="to the optimal posterior of an image")
     args = parser.parse_args(argv)

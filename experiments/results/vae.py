@@ -56,6 +56,12 @@ class Network(nn.Module):
             self.guide(torch.zeros(2, 784))
         return self
 
+    def take(self, other: "Network") -> None:
+        """Go on from another's decoder and, where this one refines an encoder's proposals, from its encoder."""
+        self.decoder.load_state_dict(other.decoder.state_dict())
+        if self.kind == "semi-amortised":
+            self.guide.guide.load_state_dict(other.guide.state_dict())
+
 
 class Nothing(nn.Module):
     """An encoder that does not look at the image: the head's bias is a start for all of them."""

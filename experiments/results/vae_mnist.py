@@ -50,7 +50,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     for seed in args.seeds:
         for kind in KINDS:
             rate = results["rates"][kind]["chosen"]
-            recipe = Recipe("mnist", kind, seed, rate, len(train), args.hidden, args.latent)
+            recipe = Recipe("mnist", kind, seed, rate, len(train), 0.0, args.hidden, args.latent)
             for seconds, one in trained(recipe, train, budgets(args), args.out).items():
                 results["runs"].append({"kind": kind, "seed": seed, "minutes": seconds / 60} | scored(one, test, args))
                 tqdm.write(f"{kind}, seed {seed}, {seconds / 60:g} min: NLL {results['runs'][-1]['nll']:.2f}")
@@ -82,7 +82,7 @@ def tuned(kind: str, images: Tensor, args: argparse.Namespace) -> dict[str, Any]
     seen, judged = images[: -args.kept_back], report.binarized(images[-args.kept_back :])
     elbos = {}
     for rate in RATES[:2] if args.quick else RATES:
-        recipe = Recipe("mnist", kind, TUNED_BY, rate, len(seen), args.hidden, args.latent)
+        recipe = Recipe("mnist", kind, TUNED_BY, rate, len(seen), 0.0, args.hidden, args.latent)
         (one,) = trained(recipe, seen, budgets(args)[:1], args.out).values()
         elbos[rate] = elbo(one.network.model, one.network.guide, judged, num_samples=5, chunk_size=1)
         tqdm.write(f"{kind}, rate {rate:g}: {-elbos[rate]:.2f} nats on images kept back")

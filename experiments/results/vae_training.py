@@ -8,7 +8,7 @@ costs the longest budget's three quarters and each budget's last quarter.
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pyro
@@ -41,6 +41,7 @@ class Recipe:
         seed: of the start, of batches, of binarisation and of noise.
         rate: Adam's, until it falls.
         rows: the first so many images are trained on.
+        after: CPU seconds of the mean field of this seed, from which it goes on; 0 for a fresh start.
         hidden: width of the layers.
         latent: latents of an image.
         batch: images a step.
@@ -51,6 +52,7 @@ class Recipe:
     seed: int
     rate: float
     rows: int
+    after: float = 0.0
     hidden: int = 200
     latent: int = 50
     batch: int = 100
@@ -61,8 +63,9 @@ class Recipe:
 
     def path(self, out: Path, seconds: float) -> Path:
         """Where it is kept."""
-        name = f"{self.data}-{self.kind}-{self.seed}-{self.rate:g}-{self.rows}-{seconds:g}s".replace(" ", "_")
-        return out / f"{name}.safetensors"
+        spent = f"{self.after:g}+{seconds:g}s" if self.after else f"{seconds:g}s"
+        name = f"{self.data}-{self.kind}-{self.seed}-{self.rate:g}-{self.rows}-{spent}"
+        return out / f"{name.replace(' ', '_')}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -127,16 +130,28 @@ def trained(recipe: Recipe, images: Tensor, budgets: Sequence[float], out: Path)
     found = {seconds: loaded(recipe, path) for seconds, path in paths.items() if path.exists()}
     if len(found) == len(budgets):
         return found
+    begun = mean_field_of(recipe, images, out) if recipe.after else None
     made = {}
-    for seconds, one in run(recipe, images[: recipe.rows], sorted(budgets)):
+    for seconds, one in run(recipe, images[: recipe.rows], sorted(budgets), begun):
         save(one, recipe, paths[seconds])
         made[seconds] = one
     return made
 
 
-def run(recipe: Recipe, images: Tensor, budgets: Sequence[float]) -> Iterator[tuple[float, Trained]]:
+def mean_field_of(recipe: Recipe, images: Tensor, out: Path) -> Network:
+    """The network that a recipe goes on from."""
+    before = replace(recipe, kind="mean field", rate=RATES["mean field"], after=0.0)
+    (one,) = trained(before, images, [recipe.after], out).values()
+    return one.network
+
+
+def run(
+    recipe: Recipe, images: Tensor, budgets: Sequence[float], begun: Network | None = None
+) -> Iterator[tuple[float, Trained]]:
     torch.manual_seed(recipe.seed)
     trunk = started(recipe)
+    if begun is not None:
+        trunk.network.take(begun)
     for seconds in tqdm(budgets, desc=f"{recipe.data}, {recipe.kind}, seed {recipe.seed}, rate {recipe.rate:g}"):
         trunk.go(images, (1 - FALLING) * seconds, recipe)
         branch = copy.deepcopy(trunk)
