@@ -87,8 +87,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--temperatures", type=int, default=100, help="of annealing")
     args = parser.parse_args(argv)
     if args.quick:
-        vars(args).update(hidden=16, latent=4, minutes=0.004, images=10, optimisation_steps=20)
-        vars(args).update(draws=50, annealed=1, temperatures=5)
+        vars(args).update(hidden=16, latent=4, minutes=0.002, images=5, optimisation_steps=5)
+        vars(args).update(draws=20, annealed=1, temperatures=2)
     return args
 
 

@@ -94,7 +94,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimisation-steps", type=int, default=300, help="to the optimal posterior of an image")
     args = parser.parse_args(argv)
     if args.quick:
-        vars(args).update(hidden=16, latent=4, minutes=0.004, images=10, draws=50, optimisation_steps=10)
+        vars(args).update(hidden=16, latent=4, minutes=0.002, images=5, draws=50, optimisation_steps=5)
     return args
 
 
@@ -123,7 +123,7 @@ def of_images(network: Network, refining: Any, images: Tensor, args: argparse.Na
     """All that is measured of each image, before and after refinement."""
     x, again = report.binarized(images), report.binarized(images, SECOND)
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
-        counts = {"steps": args.optimisation_steps, "num_samples": max(50, args.draws // 5), "chunk_size": 16}
+        counts = {"steps": args.optimisation_steps, "num_samples": args.draws // 5, "chunk_size": 16}
         gaps = inference_gaps(network.model, network.guide, x, **counts)
     found: dict[str, Tensor] = {"amortisation gap": gaps.amortization.double()}
     errors = {}

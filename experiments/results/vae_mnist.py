@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=100, help="how many test images get as many")
     args = parser.parse_args(argv)
     if args.quick:
-        vars(args).update(hidden=16, latent=4, minutes=[0.002, 0.004], kept_back=100, few=5, draws=50, first=20)
+        vars(args).update(hidden=16, latent=4, minutes=[0.001, 0.002], kept_back=100, few=5, draws=50, first=20)
     return args
 
 
