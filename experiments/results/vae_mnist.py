@@ -22,7 +22,7 @@ from benchmarks.files import write_figure
 from benchmarks.training import one_thread
 from experiments.results import mnist_report as report
 from experiments.results.vae_scores import test_nll
-from experiments.results.vae_training import Recipe, Trained, trained
+from experiments.results.vae_training import BATCH, Recipe, Trained, trained
 from pyrometa.diagnostics import elbo
 
 KINDS = ("mean field", "flow")
@@ -45,16 +45,16 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     train, test = report.load("mnist", args)
     test = report.binarized(test)
     results: dict[str, Any] = {"published": {"nll": PUBLISHED, "epochs": 3280}, "rates": {}, "runs": [], "summary": {}}
-    for kind in KINDS:
+    for kind in args.kinds:
         results["rates"][kind] = tuned(kind, train, args)
     for seed in args.seeds:
-        for kind in KINDS:
+        for kind in args.kinds:
             rate = results["rates"][kind]["chosen"]
             recipe = Recipe("mnist", kind, seed, rate, len(train), 0.0, args.hidden, args.latent)
             for seconds, one in trained(recipe, train, budgets(args), args.out).items():
                 results["runs"].append({"kind": kind, "seed": seed, "minutes": seconds / 60} | scored(one, test, args))
                 tqdm.write(f"{kind}, seed {seed}, {seconds / 60:g} min: NLL {results['runs'][-1]['nll']:.2f}")
-            results["summary"] = summary(results["runs"])
+            results["summary"] = summary(results["runs"], len(train))
             report.write_report(args, time.process_time() - began, results)
     write_figure(args.figure, drawn(results["summary"]))
     return results
@@ -62,6 +62,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser(__doc__.splitlines()[0], "vae_mnist")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="guides")
     parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1.0], help="CPU minutes of training")
     parser.add_argument("--kept-back", type=int, default=5000, help="training images by which rates are chosen")
     parser.add_argument("--few", type=int, default=50, help="draws for each test image")
@@ -98,7 +99,7 @@ def scored(one: Trained, test: Tensor, args: argparse.Namespace) -> dict[str, An
     }
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(runs: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     """Over seeds, by kind and budget."""
     found: dict[str, Any] = {}
     for kind in KINDS:
@@ -106,7 +107,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             some = [one for one in runs if (one["kind"], one["minutes"]) == (kind, minutes)]
             if some:
                 figures = {name: report.over_seeds([one[name] for one in some]) for name in ("nll", "negative_elbo")}
-                figures["epochs"] = report.over_seeds([one["steps"] * 100 / 60000 for one in some])
+                figures["epochs"] = report.over_seeds([one["steps"] * BATCH / rows for one in some])
                 found.setdefault(kind, {})[f"{minutes:g}"] = figures
     return found
 

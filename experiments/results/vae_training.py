@@ -24,6 +24,7 @@ from experiments.results.vae import Network
 RATES = {"mean field": 2e-3, "flow": 2e-3, "semi-amortised": 2e-3, "meta-learned start": 2e-3}
 """Adam's, by kind: for the first two what vae_mnist.py chose on images kept back, for the others the first one's."""
 
+BATCH = 100
 FALLING = 0.25
 """The share of a budget over which the rate falls."""
 
@@ -55,7 +56,7 @@ class Recipe:
     after: float = 0.0
     hidden: int = 200
     latent: int = 50
-    batch: int = 100
+    batch: int = BATCH
 
     def network(self) -> Network:
         """An untrained one."""
