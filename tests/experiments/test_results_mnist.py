@@ -62,20 +62,23 @@ def test_shifted_images_are_told_apart(networks, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["mean field", "flow"])
-def test_log_weights_are_those_of_the_densities(kind):
+def test_log_weights_are_those_of_the_densities(kind, monkeypatch):
+    monkeypatch.setattr(vae_scores, "IMAGES", 2)
     network = Network(kind, hidden=6, latent=3).ready()
-    x = torch.rand(2, 784).round()
+    x = torch.rand(4, 784).round()
     proposal = vae_scores.proposed(network.guide, x)
     torch.manual_seed(0)
     found = vae_scores.log_weights(network, proposal, x, 3)
     torch.manual_seed(0)
-    with pyro.plate("draws", 3, dim=-2):
-        z = vae_scores.sampling(network, proposal)()["z"].detach()
-    (posterior,) = network.guide.posteriors.values()
-    q = posterior({name.split(".")[-1]: value for name, value in proposal.items()})
-    log_q = getattr(q, "dist", q).log_prob(z)  # the flow's by its inverse, not by what it kept of the draw
-    log_p = pyro.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + network.decoder(z).log_prob(x)
-    torch.testing.assert_close(found, (log_p - log_q).double(), rtol=1e-5, atol=1e-4)
+    for rows in (slice(0, 2), slice(2, 4)):
+        part = {name: value[rows] for name, value in proposal.items()}
+        with pyro.plate("draws", 3, dim=-2):
+            z = vae_scores.sampling(network, part)()["z"].detach()
+        (posterior,) = network.guide.posteriors.values()
+        q = posterior({name.split(".")[-1]: value for name, value in part.items()})
+        log_q = getattr(q, "dist", q).log_prob(z)  # the flow's by its inverse, not by what it kept of the draw
+        log_p = pyro.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) + network.decoder(z).log_prob(x[rows])
+        torch.testing.assert_close(found[:, rows], (log_p - log_q).double(), rtol=1e-5, atol=1e-4)
 
 
 def test_a_branch_leaves_the_trunk_as_it_is_and_files_keep_it(tmp_path):
@@ -87,6 +90,7 @@ def test_a_branch_leaves_the_trunk_as_it_is_and_files_keep_it(tmp_path):
     before = copy.deepcopy(trunk.network.state_dict())
     branch = copy.deepcopy(trunk)
     branch.go(images, trunk.seconds + 0.05, recipe, ends=trunk.seconds + 0.05)
+    assert not list(pyro.get_param_store())  # through which the two would share their parameters
     after = trunk.network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     moved = branch.network.state_dict()
