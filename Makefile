@@ -56,7 +56,7 @@ define unpinned
 	mkdir -p .venv-$(1)/project && sed '/^constraint-dependencies/,/^]/d' pyproject.toml > .venv-$(1)/project/pyproject.toml
 	cp -r pyrometa README.md LICENSE .venv-$(1)/project/
 	cd .venv-$(1)/project && UV_PROJECT_ENVIRONMENT=../ $(abspath $(UV)) sync --quiet --resolution $(3) \
-		--all-extras --no-default-groups --group test --no-install-project
+		--all-extras --no-default-groups --group test
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-$(1)/bin/python -m pytest -n auto --ignore=tests/test_repository.py $(4)
 endef
 
