@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import omniglot_classify, omniglot_generate, semi_amortized_steps, semi_amortized_vae
+from experiments import omniglot_generate, semi_amortized_steps, semi_amortized_vae
 from pyrometa.guides import AmortizedGuide
 
 
@@ -24,31 +24,6 @@ def check_figure(path):
     with Image.open(path) as image:
         assert min(image.size) > 400
         assert len(set(image.convert("L").resize((200, 100)).get_flattened_data())) > 5
-
-
-def test_classify_scores_both_learners(tmp_path):
-    learners = omniglot_classify.main(["--quick", "--out", str(tmp_path)])
-    assert written(tmp_path)["learners"] == learners
-    assert set(learners) == {"MAML", "Bayesian"}
-    for scores in learners.values():
-        assert 0 <= scores["accuracy"]["mean"] <= 1
-        assert 0 <= scores["ece"] <= 1
-        assert 0 < scores["brier"] < 2
-        assert abs(scores["nll"]["mean"] - math.log(5)) < 0.5  # hardly trained: about as good as guessing
-    check_figure(tmp_path / "reliability.png")
-
-
-def test_the_posterior_predictive_is_a_mean_over_draws():
-    meta = omniglot_classify.bayesian(2, 4, optim=pyro.optim.Adam({"lr": 1e-3}), outer_lr=1e-2)
-    x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
-    meta.init(x[None], kwargs={"y": y})
-    draws = torch.stack([omniglot_classify.class_logits(meta.model, meta.guide, x, y) for _ in range(3)])
-    assert draws[0].ne(draws[1]).any()
-    torch.manual_seed(3)
-    expected = [omniglot_classify.class_logits(meta.model, meta.guide, x, y).softmax(-1) for _ in range(3)]
-    expected = -torch.stack(expected).mean(0).log()[range(5), y].sum()
-    torch.manual_seed(3)
-    torch.testing.assert_close(omniglot_classify.predictive_nll(meta.model, meta.guide, x, y, draws=3), expected)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +98,4 @@ def test_refinement_by_adam_finds_the_posterior_of_each_datum():
 
 def test_omniglot_needs_its_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="download=True"):
-        omniglot_classify.main(["--root", str(tmp_path), "--out", str(tmp_path)])
+        omniglot_generate.main(["--root", str(tmp_path), "--out", str(tmp_path)])

@@ -1,0 +1,204 @@
+"""Few-shot classification of Omniglot's characters, 5 ways, on the official split: four heads on one network.
+
+    python -m experiments.results.omniglot_classification --root data --download --json omniglot_classification.json
+
+Each seed trains the four-layer network once, with prototypes, on tasks of 60 background characters (each rotation by a
+quarter turn is a character of its own) that have one drawing of each or five, turn by turn. From there every other row
+is meta-trained for each number of shots, the features with it: see ``omniglot_heads``. All rows and seeds are tested on
+the same tasks of five evaluation characters, which nothing is chosen by.
+
+The JSON has the settings, versions, and for each row, number of shots and seed accuracy, NLL, ECE, Brier score and the
+CPU seconds of training. A run adds its rows to those that a run of the same settings left in the file.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+import pyrometa as pm
+from benchmarks.training import one_thread
+from experiments import omniglot_data as omniglot
+from experiments.results import omniglot_heads as heads
+from experiments.results.omniglot_heads import Features, class_logits
+from experiments.results.omniglot_report import over_seeds, settings_of, updated
+from pyrometa.diagnostics import brier_score, expected_calibration_error
+from pyrometa.tasks import Characters, FewShotTasks, MetaBatch, TaskSampler
+
+WAYS, SHOTS, QUERIES = 5, (1, 5), 15
+ENGINE = pm.Engine(chunk_size=50, record=False)
+"""How tasks are run: convolutions take the time, so there is little that a recording could save."""
+STATISTICS = 8
+"""Tasks whose query images give the statistics that every image is normalised by after the first training."""
+
+Make = Callable[..., pm.MetaSVI]
+ROWS: dict[str, Make] = {
+    "prototypes": heads.prototypes,
+    "prototypes, five steps": lambda *args, **options: heads.prototypes(*args, steps=heads.STEPS, **options),
+    "VERSA": heads.versa,
+    "MAML": heads.maml,
+    "ABML": heads.abml,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    args = parse(argv)
+    background, evaluation = omniglot.load(args)
+    tests = {shots: test_tasks(evaluation, shots, args.test_tasks) for shots in SHOTS}
+    with one_thread():
+        trained = {seed: trained_features(background, seed, args) for seed in args.seeds}
+        for name in args.rows:
+            row = {str(shots): row_of(name, shots, trained, background, tests[shots], args) for shots in SHOTS}
+            result = updated(args.json, settings_of(args, "rows"), {name: row})
+            print(line_of(name, row), flush=True)
+    return result
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path("data"), help="the directory of torchvision's Omniglot")
+    parser.add_argument("--download", action="store_true", help="fetch Omniglot into --root if it is not there")
+    parser.add_argument("--quick", action="store_true", help="ten digits for Omniglot and tiny counts: proves nothing")
+    parser.add_argument("--json", type=Path, default=Path("omniglot_classification.json"))
+    parser.add_argument(
+        "--keep", type=Path, help="a folder to keep each seed's trained features in, and take them from"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--training-ways", type=int, default=60)
+    parser.add_argument("--training-steps", type=int, default=800, help="of the prototypes, one task each")
+    parser.add_argument("--meta-steps", type=int, default=200, help="of each other row")
+    parser.add_argument("--meta-batch", type=int, default=8)
+    parser.add_argument("--draws", type=int, default=50, help="from the posterior, to classify by")
+    parser.add_argument("--test-tasks", type=int, default=600)
+    args = parser.parse_args(argv)
+    if args.quick:
+        vars(args).update(channels=8, training_ways=5, training_steps=4, meta_steps=2, meta_batch=2)
+        vars(args).update(draws=3, test_tasks=4)
+    return args
+
+
+def test_tasks(evaluation: Characters, shots: int, count: int) -> MetaBatch:
+    """The same for all rows and seeds."""
+    unseen = FewShotTasks(evaluation.images[:, None], evaluation.labels, ways=WAYS)
+    return unseen.sampler(shots=shots, queries=QUERIES, seed=1_000_000 + shots).sample(count)
+
+
+def trained_features(background: Characters, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What training with prototypes has learned, and its CPU seconds; from ``--keep`` if it is there."""
+    kept = args.keep / f"features_{seed}.pt" if args.keep else None
+    if kept and kept.exists():
+        return dict(torch.load(kept, weights_only=True))
+    torch.manual_seed(seed)
+    options = {"optim": pyro.optim.Adam({"lr": 3e-3}), "engine": ENGINE}
+    meta = heads.prototypes(Features(args.channels, fixed=False), args.training_ways, **options)
+    one, five = (sampler(background, args.training_ways, *counts, 10 * seed + 1) for counts in ((1, 4), (5, 2)))
+    seconds = fit(meta, lambda step: (five if step % 3 == 2 else one).sample(1), args.training_steps)
+    features = meta.model.features
+    features.fix(one.sample(STATISTICS).query[0].flatten(0, 1))
+    trained = {
+        "features": features.state_dict(),
+        "log_closeness": meta.model.log_closeness.detach(),
+        "seconds": seconds,
+    }
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(trained, kept)
+    return trained
+
+
+def sampler(background: Characters, ways: int, shots: int, queries: int, seed: int) -> TaskSampler:
+    seen = FewShotTasks(background.images[:, None], background.labels, ways=ways, quarter_turns=True)
+    return seen.sampler(shots=shots, queries=queries, seed=seed)
+
+
+def fit(meta: pm.MetaSVI, draw: Callable[[int], MetaBatch], steps: int) -> float:
+    """Meta-train with rates that fall to zero; returns CPU seconds."""
+    began = time.process_time()
+    meta.init(draw(0).support)
+    trainer = pm.Trainer(
+        max_steps=steps,
+        clip_norm=10.0,
+        schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps),
+        progress=False,
+        seed=None,
+    )
+    trainer.fit(meta, draw)
+    return time.process_time() - began
+
+
+def row_of(
+    name: str,
+    shots: int,
+    trained: Mapping[int, Mapping[str, Any]],
+    background: Characters,
+    tests: MetaBatch,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """A row's scores for each seed, and over the seeds."""
+    scores = [scored(name, shots, seed, trained[seed], background, tests, args) for seed in args.seeds]
+    by_task = {part: over_seeds([score.pop(part) for score in scores]) for part in ("accuracy", "nll")}
+    others = {part: [score[part] for score in scores] for part in scores[0]}
+    means = {part: sum(values) / len(values) for part, values in others.items()}
+    return by_task | {part: {"mean": means[part], "seeds": values} for part, values in others.items()}
+
+
+def scored(
+    name: str,
+    shots: int,
+    seed: int,
+    trained: Mapping[str, Any],
+    background: Characters,
+    tests: MetaBatch,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Accuracy and NLL of each test task, the calibration of all predictions together, and what training took."""
+    torch.manual_seed(100 * seed + shots)
+    features = Features(args.channels, fixed=True)
+    features.load_state_dict(trained["features"])
+    meta = ROWS[name](features, WAYS, engine=ENGINE)
+    if name.startswith("prototypes"):
+        meta.model.log_closeness.data.copy_(trained["log_closeness"])
+    seconds = 0.0
+    if name != "prototypes":
+        seen = sampler(background, WAYS, shots, 10, 10 * seed + 2)
+        seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)
+    p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
+    everything = (p.flatten(0, 1), y.flatten())
+    return {
+        "accuracy": (p.argmax(-1) == y).double().mean(1),
+        "nll": -p.gather(-1, y[..., None]).log().mean((1, 2)),
+        "ece": expected_calibration_error(*everything),
+        "brier": brier_score(*everything),
+        "cpu seconds": trained["seconds"] + seconds,
+    }
+
+
+@torch.no_grad()
+def posterior_predictive(meta: pm.MetaSVI, tasks: MetaBatch, draws: int) -> Tensor:
+    """Probabilities of the classes, ``(tasks, images, ways)``: the mean over draws from each adapted guide."""
+    guides = meta.adapt_many(tasks.support)
+    logits = [class_logits(guide.model, guide, x, y, draws) for guide, x, y in zip(guides, *tasks.query, strict=True)]
+    return torch.stack([task.softmax(-1).mean(0) for task in logits])
+
+
+def line_of(name: str, row: Mapping[str, Any]) -> str:
+    """A row of the table."""
+    parts = [
+        f"{shots} shot: {100 * part['accuracy']['mean']:.2f}% ± {100 * part['accuracy']['half width over tasks']:.2f} "
+        f"({', '.join(f'{100 * seed:.2f}' for seed in part['accuracy']['seeds'])}), NLL {part['nll']['mean']:.3f}, "
+        f"ECE {part['ece']['mean']:.3f}, {part['cpu seconds']['mean']:.0f} s"
+        for shots, part in row.items()
+    ]
+    return f"{name}: " + "; ".join(parts)
+
+
+if __name__ == "__main__":
+    main()
