@@ -3,14 +3,15 @@
     python -m experiments.results.omniglot_generation --root data --download --json omniglot_generation.json
 
 Ten drawings of a character that was never seen are given, and the ten others are to be predicted, in nats a drawing
-(binarised at 28x28, lower is better). Two contestants of the same widths, trained on the same characters:
+(binarised at 28x28, lower is better). A VAE is trained on background characters by plain SVI, and then two contestants
+of the same widths go on from it:
 
-- pooled: a VAE trained by plain SVI on all drawings, which then takes five steps of Adam on the ten, encoder and
-  decoder, at the rate that is best on kept-back background characters;
-- reader: a guide that reads the ten (``omniglot_reader``), meta-trained to predict ten others, at first without steps
-  and then through five steps with learned rates.
+- pooled: by more SVI on all drawings; it takes five steps of Adam on the ten, encoder and decoder, at the rate that is
+  best on kept-back background characters;
+- reader: by meta-training a guide that reads the ten (``omniglot_reader``) to predict ten others, at first without
+  steps and then through five steps with learned rates.
 
-The pooled VAE trains for as many gradient evaluations x images as meta-training, or for as many CPU seconds, whichever
+The pooled VAE goes on for as many gradient evaluations x images as meta-training, or for as many CPU seconds, whichever
 is more. What is compared is, for both, an upper bound of each drawing's negative log predictive density given the ten:
 for the VAE the negative ELBO under the adapted parameters, for the reader ``predictive_bound``.
 """
@@ -65,12 +66,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--latent", type=int, default=20)
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--reading-steps", type=int, default=8000, help="meta-steps without inner steps")
-    parser.add_argument("--refining-steps", type=int, default=600, help="meta-steps through five inner steps")
+    parser.add_argument("--start-steps", type=int, default=4000, help="of SVI, before the two part")
+    parser.add_argument("--reading-steps", type=int, default=2500, help="meta-steps without inner steps")
+    parser.add_argument("--refining-steps", type=int, default=250, help="meta-steps through five inner steps")
     parser.add_argument("--meta-batch", type=int, default=16)
     args = parser.parse_args(argv)
     if args.quick:
-        vars(args).update(hidden=20, latent=3, context=3, reading_steps=4, refining_steps=2, meta_batch=2)
+        vars(args).update(
+            hidden=20, latent=3, context=3, start_steps=10, reading_steps=4, refining_steps=2, meta_batch=2
+        )
     return args
 
 
@@ -97,40 +101,46 @@ def result_of(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Nats of each test character, ``(steps, characters)``, and the settings and costs behind them."""
     torch.manual_seed(seed)
-    meta, read, seconds = trained_reader(train, test, args)
-    images = gradient_images(args)
-    pooled, pooled_seconds, steps = trained_vae(train.flatten(0, 1), images, sum(seconds), args)
+    images = train.flatten(0, 1)
+    pooled = VAE(images.shape[-1], (args.hidden,) * 2, args.latent, activation=torch.tanh)
+    start_seconds = fit_vae(pooled, images, args.start_steps)
+    net = reader.Reader(images.shape[-1], args.hidden, args.context, args.latent)
+    reader.begin_at(net, pooled, test.support[0])
+    read, meta, seconds = trained_reader(net, train, test, args)
+    steps = more_steps(start_seconds / args.start_steps, sum(seconds), args)
+    pooled_seconds = fit_vae(pooled, images, steps, falling=True)
     rates = {rate: losses(adam(pooled, rate), validation)[STEPS].mean().item() for rate in RATES}
     best = min(rates, key=lambda rate: rates[rate])
+    adapting = adam(pooled, best)
     each = {
         "seed": seed,
-        "cpu seconds": {"reading": seconds[0], "refining": seconds[1], "pooled": pooled_seconds},
-        "gradient evaluations x images": {"reader": images, "pooled": steps * POOLED_BATCH},
+        "cpu seconds": {
+            "start of both": start_seconds,
+            "reading": seconds[0],
+            "refining": seconds[1],
+            "pooled": pooled_seconds,
+        },
+        "gradient evaluations x images": {"reader": gradient_images(args), "pooled": steps * POOLED_BATCH},
         "pooled steps": steps,
         "validation nats by Adam's rate": rates,
         "rate": best,
         "learned rates": {n: v.exp().tolist() for n, v in meta.named_parameters() if n.startswith("inner.")},
-        "seconds a task": {
-            "reader": seconds_a_task(meta, test),
-            "pooled": seconds_a_task(adam(pooled, best), test),
-        },
+        "seconds a task": {"reader": seconds_a_task(meta, test), "pooled": seconds_a_task(adapting, test)},
     }
-    nats = {"pooled": losses(adam(pooled, best), test), "reader": read, "reader, refined": losses(meta, test)}
-    print(seed, each, {name: value.mean(1).tolist() for name, value in nats.items()}, flush=True)
+    nats = {"pooled": losses(adapting, test), "reader": read, "reader, refined": losses(meta, test)}
+    print({name: [round(v, 2) for v in value.mean(1).tolist()] for name, value in nats.items()}, each, flush=True)
     return nats, each
 
 
 def trained_reader(
-    train: Tensor, test: MetaBatch, args: argparse.Namespace
-) -> tuple[pm.MetaSVI, Tensor, tuple[float, float]]:
-    """The refined reader; nats of the test characters before it was refined; CPU seconds of both parts."""
-    net = reader.Reader(train.shape[-1], args.hidden, args.context, args.latent)
-    engine = pm.Engine(record=not args.quick)
-    reading = reader.meta_svi(net, 0, lr=1e-3, engine=engine)
+    net: reader.Reader, train: Tensor, test: MetaBatch, args: argparse.Namespace
+) -> tuple[Tensor, pm.MetaSVI, tuple[float, float]]:
+    """Nats of the test characters before refining; the refined reader; CPU seconds of both parts."""
+    reading = reader.meta_svi(net, 0, lr=1e-3)
     first = fit(reading, train, args.reading_steps, args.meta_batch)
     read = losses(reading, test, [0])
-    refining = reader.meta_svi(net, STEPS, lr=3e-4, engine=engine)
-    return refining, read, (first, fit(refining, train, args.refining_steps, args.meta_batch))
+    refining = reader.meta_svi(net, STEPS, lr=3e-4)
+    return read, refining, (first, fit(refining, train, args.refining_steps, args.meta_batch))
 
 
 def fit(meta: pm.MetaSVI, train: Tensor, steps: int, meta_batch: int) -> float:
@@ -158,19 +168,15 @@ def gradient_images(args: argparse.Namespace) -> int:
     return args.meta_batch * (reading + args.refining_steps * (2 * STEPS * SHOTS + SHOTS + QUERIES))
 
 
-def trained_vae(images: Tensor, gradients: int, seconds: float, args: argparse.Namespace) -> tuple[VAE, float, int]:
-    """Plain SVI for as many gradients or as many CPU seconds, whichever is more; its own seconds and steps."""
-    another, vae = (VAE(images.shape[-1], (args.hidden,) * 2, args.latent, activation=torch.tanh) for _ in range(2))
-    trial = 10 if args.quick else 300
-    a_step = fit_vae(another, images, trial) / trial
-    steps = max(gradients // POOLED_BATCH, int(seconds / a_step))
-    return vae, fit_vae(vae, images, steps), steps
+def more_steps(seconds_a_step: float, seconds: float, args: argparse.Namespace) -> int:
+    """Steps of SVI for as many gradients as meta-training, or for as many CPU seconds, whichever is more."""
+    return max(gradient_images(args) // POOLED_BATCH, int(seconds / seconds_a_step))
 
 
-def fit_vae(vae: VAE, images: Tensor, steps: int) -> float:
-    """In place, with a rate that falls to a hundredth; returns CPU seconds."""
+def fit_vae(vae: VAE, images: Tensor, steps: int, falling: bool = False) -> float:
+    """Plain SVI, in place, with a rate that may fall to a hundredth; returns CPU seconds."""
     began = time.process_time()
-    optim = pyro.optim.ClippedAdam({"lr": 1e-3, "lrd": 0.01 ** (1 / steps)})
+    optim = pyro.optim.ClippedAdam({"lr": 1e-3, "lrd": 0.01 ** (falling / steps)})
     with pyro.get_param_store().scope():
         svi = SVI(vae.model, vae.guide, optim, TraceMeanField_ELBO())
         for _ in range(steps):

@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 
 import pyrometa as pm
 from pyrometa.guides import AmortizedGuide, ComposedGuide, SetEncoderGuide
+from pyrometa.models import VAE
 
 Program = Callable[..., Any]
 
@@ -84,16 +85,48 @@ RATES = {"guide.context.amortized.heads.c.bias": 0.01, "model.decoder.*": 5e-4}
 """Where learning begins the rates of what adapts: the bias that the context's posterior is read off by, the decoder."""
 
 
-def meta_svi(net: Reader, steps: int, lr: float, engine: pm.Engine, rates: dict[str, float] = RATES) -> pm.MetaSVI:
+@torch.no_grad()
+def begin_at(net: Reader, vae: VAE, x: Tensor) -> None:
+    """Start a reader from a pooled VAE: what it does with a drawing is the same, and the context says nothing yet."""
+    net.guide(x)  # the heads are made on first data
+    pixels, latent = x.shape[-1], vae.latent
+    set_encoder, drawing = net.guide.context.amortized.encoder.encoder, net.guide.drawings.encoder.network
+    for network in (set_encoder, drawing):
+        copy(vae.encoder.hidden[0], network[0], pixels)
+        copy(vae.encoder.hidden[2], network[2])
+    copy(vae.decoder.hidden[0], net.decoder[0], latent)
+    copy(vae.decoder.hidden[2], net.decoder[2])
+    copy(vae.decoder.output, net.decoder[4])
+    copy(None, net.prior[2])
+    head = net.guide.drawings.heads["z"]
+    head.weight.copy_(torch.cat([vae.encoder.loc.weight, vae.encoder.log_scale.weight]))
+    head.bias.copy_(torch.cat([vae.encoder.loc.bias, vae.encoder.log_scale.bias - NARROW]))
+    net.guide.context.amortized.heads["c"].bias[net.context :] -= 2.0  # a context that is hardly drawn at random
+
+
+NARROW = 0.5413
+"""What a scale's logarithm is above the number that ``AmortizedGuide`` makes it from, where it is narrow."""
+
+
+def copy(source: nn.Linear | None, target: nn.Linear, columns: int | None = None) -> None:
+    """A layer's parameters into the first columns of another's; the others are zero."""
+    target.weight.zero_()
+    target.bias.zero_()
+    if source is not None:
+        target.weight[:, :columns] = source.weight
+        target.bias.copy_(source.bias)
+
+
+def meta_svi(net: Reader, steps: int, lr: float) -> pm.MetaSVI:
     """Reads a set, and takes steps with a learned rate for each layer and step."""
     return pm.MetaSVI(
         net.model,
         net.guide,
         pyro.optim.Adam({"lr": lr}),
-        inner=pm.SGD(rates, learn="layer_step", outer_lr=0.03),
+        inner=pm.SGD(RATES, learn="layer_step", outer_lr=0.03),
         steps=steps,
-        adapt=list(rates),
+        adapt=list(RATES),
         reduction="mean",
         score=predictive_bound,
-        engine=engine,
+        engine=pm.Engine(chunk_size=100),
     )
