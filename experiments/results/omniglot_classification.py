@@ -3,21 +3,23 @@
     python -m experiments.results.omniglot_classification --root data --download --json omniglot_classification.json
 
 Each seed trains the four-layer network once, with prototypes, on tasks of 60 background characters (each rotation by a
-quarter turn is a character of its own) that have one drawing of each or five, turn by turn. From there every other row
-is meta-trained for each number of shots, the features with it: see ``omniglot_heads``. All rows and seeds are tested on
-the same tasks of five evaluation characters, which nothing is chosen by.
+quarter turn is a character of its own) that have one drawing of each, and five in every third task. Its features are
+then the same for all rows: each other head of ``omniglot_heads`` is meta-trained on them, on background characters and
+for each number of shots. All rows and seeds are tested on the same tasks of five evaluation characters, by which
+nothing is chosen.
 
 The JSON has the settings, versions, and for each row, number of shots and seed accuracy, NLL, ECE, Brier score and the
 CPU seconds of training. A run adds its rows to those that a run of the same settings left in the file.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -26,7 +28,7 @@ import pyrometa as pm
 from benchmarks.training import one_thread
 from experiments import omniglot_data as omniglot
 from experiments.results import omniglot_heads as heads
-from experiments.results.omniglot_heads import Features, class_logits
+from experiments.results.omniglot_heads import Features, Ready, class_logits
 from experiments.results.omniglot_report import over_seeds, settings_of, updated
 from pyrometa.diagnostics import brier_score, expected_calibration_error
 from pyrometa.tasks import Characters, FewShotTasks, MetaBatch, TaskSampler
@@ -40,7 +42,7 @@ STATISTICS = 8
 Make = Callable[..., pm.MetaSVI]
 ROWS: dict[str, Make] = {
     "prototypes": heads.prototypes,
-    "prototypes, five steps": lambda *args, **options: heads.prototypes(*args, steps=heads.STEPS, **options),
+    "prototypes, five steps": functools.partial(heads.prototypes, steps=heads.STEPS),
     "VERSA": heads.versa,
     "MAML": heads.maml,
     "ABML": heads.abml,
@@ -50,11 +52,10 @@ ROWS: dict[str, Make] = {
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     background, evaluation = omniglot.load(args)
-    tests = {shots: test_tasks(evaluation, shots, args.test_tasks) for shots in SHOTS}
     with one_thread():
-        trained = {seed: trained_features(background, seed, args) for seed in args.seeds}
+        trained = [trained_on(background, evaluation, seed, args) for seed in args.seeds]
         for name in args.rows:
-            row = {str(shots): row_of(name, shots, trained, background, tests[shots], args) for shots in SHOTS}
+            row = {str(shots): row_of(name, shots, trained, args) for shots in SHOTS}
             result = updated(args.json, settings_of(args, "rows"), {name: row})
             print(line_of(name, row), flush=True)
     return result
@@ -73,9 +74,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--training-ways", type=int, default=60)
-    parser.add_argument("--training-steps", type=int, default=800, help="of the prototypes, one task each")
-    parser.add_argument("--meta-steps", type=int, default=200, help="of each other row")
-    parser.add_argument("--meta-batch", type=int, default=8)
+    parser.add_argument("--training-steps", type=int, default=800, help="of the network, one task each")
+    parser.add_argument("--meta-steps", type=int, default=500, help="of each other head")
+    parser.add_argument("--meta-batch", type=int, default=16)
     parser.add_argument("--draws", type=int, default=50, help="from the posterior, to classify by")
     parser.add_argument("--test-tasks", type=int, default=600)
     args = parser.parse_args(argv)
@@ -85,10 +86,42 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def test_tasks(evaluation: Characters, shots: int, count: int) -> MetaBatch:
-    """The same for all rows and seeds."""
-    unseen = FewShotTasks(evaluation.images[:, None], evaluation.labels, ways=WAYS)
-    return unseen.sampler(shots=shots, queries=QUERIES, seed=1_000_000 + shots).sample(count)
+@dataclass(frozen=True)
+class Trained:
+    """What a seed's training with prototypes has left: the features of all drawings."""
+
+    seed: int
+    background: FewShotTasks
+    evaluation: FewShotTasks
+    size: int
+    log_closeness: Tensor
+    seconds: float
+
+    def tests(self, shots: int, count: int) -> MetaBatch:
+        """Of the same drawings for all rows and seeds."""
+        return self.evaluation.sampler(shots=shots, queries=QUERIES, seed=1_000_000 + shots).sample(count)
+
+
+def trained_on(background: Characters, evaluation: Characters, seed: int, args: argparse.Namespace) -> Trained:
+    kept = trained_features(background, seed, args)
+    features = Features(args.channels, fixed=True)
+    features.load_state_dict(kept["features"])
+    turned = torch.cat([background.images.rot90(quarter, (-2, -1)) for quarter in range(4)])
+    labels = torch.cat([background.labels + quarter * (1 + background.labels.max()) for quarter in range(4)])
+    seen, unseen = embedded(features, turned), embedded(features, evaluation.images)
+    return Trained(
+        seed,
+        FewShotTasks(seen, labels, ways=WAYS),
+        FewShotTasks(unseen, evaluation.labels, ways=WAYS),
+        features.size,
+        kept["log_closeness"],
+        kept["seconds"],
+    )
+
+
+@torch.no_grad()
+def embedded(features: Features, images: Tensor) -> Tensor:
+    return torch.cat([features(some[:, None]) for some in images.split(1000)])
 
 
 def trained_features(background: Characters, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -97,8 +130,7 @@ def trained_features(background: Characters, seed: int, args: argparse.Namespace
     if kept and kept.exists():
         return dict(torch.load(kept, weights_only=True))
     torch.manual_seed(seed)
-    options = {"optim": pyro.optim.Adam({"lr": 3e-3}), "engine": ENGINE}
-    meta = heads.prototypes(Features(args.channels, fixed=False), args.training_ways, **options)
+    meta = heads.prototypes(Features(args.channels, fixed=False), args.training_ways)
     one, five = (sampler(background, args.training_ways, *counts, 10 * seed + 1) for counts in ((1, 4), (5, 2)))
     seconds = fit(meta, lambda step: (five if step % 3 == 2 else one).sample(1), args.training_steps)
     features = meta.model.features
@@ -134,41 +166,22 @@ def fit(meta: pm.MetaSVI, draw: Callable[[int], MetaBatch], steps: int) -> float
     return time.process_time() - began
 
 
-def row_of(
-    name: str,
-    shots: int,
-    trained: Mapping[int, Mapping[str, Any]],
-    background: Characters,
-    tests: MetaBatch,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
+def row_of(name: str, shots: int, trained: Sequence[Trained], args: argparse.Namespace) -> dict[str, Any]:
     """A row's scores for each seed, and over the seeds."""
-    scores = [scored(name, shots, seed, trained[seed], background, tests, args) for seed in args.seeds]
+    scores = [scored(name, shots, each, args) for each in trained]
     by_task = {part: over_seeds([score.pop(part) for score in scores]) for part in ("accuracy", "nll")}
     others = {part: [score[part] for score in scores] for part in scores[0]}
-    means = {part: sum(values) / len(values) for part, values in others.items()}
-    return by_task | {part: {"mean": means[part], "seeds": values} for part, values in others.items()}
+    return by_task | {part: {"mean": sum(values) / len(values), "seeds": values} for part, values in others.items()}
 
 
-def scored(
-    name: str,
-    shots: int,
-    seed: int,
-    trained: Mapping[str, Any],
-    background: Characters,
-    tests: MetaBatch,
-    args: argparse.Namespace,
-) -> dict[str, Any]:
+def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and NLL of each test task, the calibration of all predictions together, and what training took."""
-    torch.manual_seed(100 * seed + shots)
-    features = Features(args.channels, fixed=True)
-    features.load_state_dict(trained["features"])
-    meta = ROWS[name](features, WAYS, engine=ENGINE)
+    torch.manual_seed(100 * trained.seed + shots)
+    meta, seconds, tests = ROWS[name](Ready(trained.size), WAYS), 0.0, trained.tests(shots, args.test_tasks)
     if name.startswith("prototypes"):
-        meta.model.log_closeness.data.copy_(trained["log_closeness"])
-    seconds = 0.0
+        meta.model.log_closeness.data.copy_(trained.log_closeness)
     if name != "prototypes":
-        seen = sampler(background, WAYS, shots, 10, 10 * seed + 2)
+        seen = trained.background.sampler(shots=shots, queries=10, seed=10 * trained.seed + 2)
         seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)
     p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
     everything = (p.flatten(0, 1), y.flatten())
@@ -177,7 +190,7 @@ def scored(
         "nll": -p.gather(-1, y[..., None]).log().mean((1, 2)),
         "ece": expected_calibration_error(*everything),
         "brier": brier_score(*everything),
-        "cpu seconds": trained["seconds"] + seconds,
+        "cpu seconds": trained.seconds + seconds,
     }
 
 

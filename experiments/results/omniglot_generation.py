@@ -39,7 +39,6 @@ from pyrometa.tasks import Characters, MetaBatch
 
 STEPS, SHOTS, QUERIES = 5, 10, 10
 POOLED_BATCH = 128
-RATES = (3e-5, 1e-4, 3e-4, 1e-3)  # of Adam, for the pooled VAE's five steps
 KEPT_BACK = 0.1  # of the background characters, to choose the rate on
 
 
@@ -70,6 +69,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reading-steps", type=int, default=2500, help="meta-steps without inner steps")
     parser.add_argument("--refining-steps", type=int, default=250, help="meta-steps through five inner steps")
     parser.add_argument("--meta-batch", type=int, default=16)
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="of Adam, to choose from"
+    )
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(
@@ -109,7 +111,7 @@ def result_of(
     read, meta, seconds = trained_reader(net, train, test, args)
     steps = more_steps(start_seconds / args.start_steps, sum(seconds), args)
     pooled_seconds = fit_vae(pooled, images, steps, falling=True)
-    rates = {rate: losses(adam(pooled, rate), validation)[STEPS].mean().item() for rate in RATES}
+    rates = {rate: losses(adam(pooled, rate), validation)[STEPS].mean().item() for rate in args.rates}
     best = min(rates, key=lambda rate: rates[rate])
     adapting = adam(pooled, best)
     each = {

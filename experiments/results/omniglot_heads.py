@@ -1,12 +1,13 @@
-"""One network and four heads for few-shot classification: Pyro programs, and the ``MetaSVI`` of each.
+"""One network and its heads for few-shot classification: Pyro programs, and the ``MetaSVI`` of each.
 
     prototypes  Snell et al. (2017), https://arxiv.org/abs/1703.05175
     VERSA       Gordon et al. (2019), https://arxiv.org/abs/1805.09921
-    MAML        Finn et al. (2017), https://arxiv.org/abs/1703.03400; the head alone adapts, Raghu et al. (2020),
+    MAML        Finn et al. (2017), https://arxiv.org/abs/1703.03400, of the head alone as Raghu et al. (2020),
                 https://arxiv.org/abs/1909.09157
     ABML        Ravi, Beatson (2019), https://openreview.net/forum?id=rkgpy3C5tX
 
-Each model is p(y | x, head) with images ``x`` of shape (images, 1, 28, 28) and labels ``y`` of shape (images,).
+Each model is p(y | x, head) with labels ``y`` of shape (images,) and ``x`` the images, of shape (images, 1, 28, 28), or
+where ``features`` is :class:`Ready` the features that were computed of them before, of shape (images, features).
 """
 
 import functools
@@ -30,7 +31,7 @@ from pyrometa.guides import AmortizedGuide
 Program = Callable[..., Any]
 
 STEPS = 5
-SHARED_LR, HEAD_LR = 2e-4, 1e-3  # of the outer loop, for the features that are there already and for all else
+LR = 3e-3  # of the outer loop, where it begins
 
 
 class Normalization(nn.Module):
@@ -74,6 +75,14 @@ class Features(nn.Sequential):
             images = layer(images)
 
 
+class Ready(nn.Identity):
+    """Features that were computed before, of some size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
 def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
     """Means of the rows of each class, ``(ways, features)``."""
     belongs = (y[:, None] == torch.arange(ways)).to(features)
@@ -83,7 +92,7 @@ def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
 class PrototypeGuide(nn.Module):
     """q(prototypes | S): each at the mean of its class's features, and from there by ``shift``, which may adapt."""
 
-    def __init__(self, features: Features, ways: int) -> None:
+    def __init__(self, features: Features | Ready, ways: int) -> None:
         super().__init__()
         self.features, self.ways = features, ways
         self.shift = nn.Parameter(torch.zeros(ways, features.size))
@@ -102,7 +111,7 @@ class PrototypeGuide(nn.Module):
 class Prototypes(nn.Module):
     """A class is as likely as its prototype is near."""
 
-    def __init__(self, features: Features, ways: int) -> None:
+    def __init__(self, features: Features | Ready, ways: int) -> None:
         super().__init__()
         self.features, self.ways = features, ways
         self.log_closeness = nn.Parameter(torch.tensor(-math.log(features.size) / 2))
@@ -121,7 +130,7 @@ class Prototypes(nn.Module):
 class Point(nn.Module):
     """A linear head that is a parameter, and adapts."""
 
-    def __init__(self, features: Features, ways: int) -> None:
+    def __init__(self, features: Features | Ready, ways: int) -> None:
         super().__init__()
         self.features, self.head = features, nn.Linear(features.size, ways)
         nn.init.zeros_(self.head.weight)
@@ -134,7 +143,7 @@ class Point(nn.Module):
 class Latent(nn.Module):
     """A linear head that is latent, its weights and bias side by side; the prior is learned."""
 
-    def __init__(self, features: Features, ways: int) -> None:
+    def __init__(self, features: Features | Ready, ways: int) -> None:
         super().__init__()
         self.features, self.ways = features, ways
         self.loc, self.log_scale = (nn.Parameter(torch.zeros(features.size + 1)) for _ in range(2))
@@ -154,7 +163,7 @@ def observe(logits: Tensor, y: Tensor) -> None:
 class ClassEncoder(nn.Module):
     """What VERSA reads a class's head off: its mean features, their square, and a network of them."""
 
-    def __init__(self, features: Features, ways: int) -> None:
+    def __init__(self, features: Features | Ready, ways: int) -> None:
         super().__init__()
         self.features, self.ways = features, ways
         self.network = nn.Sequential(nn.Linear(features.size, features.size), nn.ELU(), nn.LayerNorm(features.size))
@@ -187,41 +196,38 @@ def predictive_nll(model: Program, guide: Program, x: Tensor, y: Tensor, *, draw
     return -log_p.gather(-1, y[:, None]).sum()
 
 
-def prototypes(features: Features, ways: int, steps: int = 0, **options: Any) -> pm.MetaSVI:
+def prototypes(features: Features | Ready, ways: int, steps: int = 0) -> pm.MetaSVI:
     model, guide = Prototypes(features, ways), PrototypeGuide(features, ways)
-    return meta_svi(model, guide, steps, "guide.shift", 0.1, draws=1, **options)
+    return meta_svi(model, guide, steps, "guide.shift", 0.1, draws=1)
 
 
-def versa(features: Features, ways: int, **options: Any) -> pm.MetaSVI:
+def versa(features: Features | Ready, ways: int) -> pm.MetaSVI:
     model = Latent(features, ways)
-    return meta_svi(model, VersaGuide(model, ClassEncoder(features, ways)), 0, "guide", 0.1, draws=10, **options)
+    return meta_svi(model, VersaGuide(model, ClassEncoder(features, ways)), 0, "guide", 0.1, draws=10)
 
 
-def maml(features: Features, ways: int, **options: Any) -> pm.MetaSVI:
-    return meta_svi(Point(features, ways), lambda x, y: None, STEPS, "model.head.*", 0.1, draws=1, **options)
+def maml(features: Features | Ready, ways: int) -> pm.MetaSVI:
+    return meta_svi(Point(features, ways), lambda x, y: None, STEPS, "model.head.*", 0.1, draws=1)
 
 
-def abml(features: Features, ways: int, **options: Any) -> pm.MetaSVI:
+def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
     model = Latent(features, ways)
     start = {"head": torch.zeros(ways, features.size + 1)}
     guide = AutoNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.02)
-    return meta_svi(model, guide, STEPS, "guide", 0.1, draws=10, **options)
+    return meta_svi(model, guide, STEPS, "guide", 0.1, draws=10)
 
 
-def meta_svi(
-    model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int, **options: Any
-) -> pm.MetaSVI:
+def meta_svi(model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int) -> pm.MetaSVI:
     """A learned rate for each layer and step; the query set is scored by the posterior predictive of its labels."""
-    optim = pyro.optim.Adam(lambda name: {"lr": SHARED_LR if ".features." in f".{name}" else HEAD_LR})
-    options = {"optim": optim, "engine": pm.Engine(chunk_size=50)} | options
     return pm.MetaSVI(
         model,
         guide,
+        pyro.optim.Adam({"lr": LR}),
         loss=Trace_ELBO(),
         inner=pm.SGD(rate, learn="layer_step", outer_lr=1e-2),
         steps=steps,
         adapt=adapt,
         reduction="mean",
         score=functools.partial(predictive_nll, draws=draws),
-        **options,
+        engine=pm.Engine(chunk_size=100, record=False),
     )

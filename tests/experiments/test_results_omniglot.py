@@ -19,17 +19,18 @@ def written(path):
 
 def test_classification_scores_every_head(tmp_path):
     path = tmp_path / "result.json"
-    options = ["--quick", "--json", str(path), "--keep", str(tmp_path), "--seeds", "0", "1"]
+    options = ["--quick", "--json", str(path), "--keep", str(tmp_path), "--seeds", "3"]
     omniglot_classification.main([*options, "--rows", "prototypes", "VERSA", "ABML"])
     result = omniglot_classification.main([*options, "--rows", "prototypes, five steps", "MAML"])  # from what was kept
     assert written(path) == json.loads(json.dumps(result))
     assert set(result["rows"]) == set(omniglot_classification.ROWS)
     for row in result["rows"].values():
         for scores in row.values():
-            assert 0 < scores["accuracy"]["mean"] == pytest.approx(sum(scores["accuracy"]["seeds"]) / 2)
+            assert [scores["accuracy"]["mean"]] == pytest.approx(scores["accuracy"]["seeds"])
+            assert 0 < scores["accuracy"]["mean"] < 1
             assert 0 < scores["nll"]["mean"] < 6
             assert 0 <= scores["ece"]["mean"] <= 1
-            assert len(scores["cpu seconds"]["seeds"]) == 2
+            assert len(scores["cpu seconds"]["seeds"]) == 1
 
 
 def test_fixed_statistics_make_features_of_each_image_alone():
@@ -45,7 +46,7 @@ def test_fixed_statistics_make_features_of_each_image_alone():
 
 
 def test_prototypes_are_class_means_and_the_nearest_is_likeliest():
-    meta = omniglot_heads.prototypes(omniglot_heads.Features(2, fixed=True), 3)
+    meta = omniglot_heads.prototypes(omniglot_heads.Features(2, fixed=True), ways=3)
     x, y = torch.rand(6, 1, 28, 28), torch.tensor([0, 1, 2, 0, 1, 2])
     query = torch.rand(4, 1, 28, 28)
     logits = omniglot_heads.class_logits(meta.model, meta.guide.condition(x, y), query, y[:4], draws=1)[0]
@@ -55,8 +56,8 @@ def test_prototypes_are_class_means_and_the_nearest_is_likeliest():
 
 
 def test_the_predictive_nll_is_of_each_label_under_the_mean_of_the_draws():
-    meta = omniglot_heads.abml(omniglot_heads.Features(2, fixed=True), 5)
-    x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
+    meta = omniglot_heads.abml(omniglot_heads.Ready(8), ways=5)
+    x, y = torch.rand(5, 8), torch.arange(5)
     meta.init(x[None], kwargs={"y": y})
     torch.manual_seed(3)
     logits = omniglot_heads.class_logits(meta.model, meta.guide, x, y, draws=3)
@@ -68,7 +69,7 @@ def test_the_predictive_nll_is_of_each_label_under_the_mean_of_the_draws():
 
 def test_generation_compares_on_the_same_characters(tmp_path):
     path = tmp_path / "result.json"
-    result = omniglot_generation.main(["--quick", "--json", str(path), "--seeds", "0", "1"])
+    result = omniglot_generation.main(["--quick", "--json", str(path), "--seeds", "3"])
     assert written(path) == json.loads(json.dumps(result))
     rows = result["rows"]
     assert {name: len(steps) for name, steps in rows["nats"].items()} == {
@@ -79,11 +80,11 @@ def test_generation_compares_on_the_same_characters(tmp_path):
     for name, step in (("reader", "0"), ("reader, refined", "5")):
         difference = rows["nats"]["pooled"]["5"]["mean"] - rows["nats"][name][step]["mean"]
         assert rows["gain over five pooled steps"][name]["mean"] == pytest.approx(difference)
-    for each in rows["each seed"]:
-        gradients, seconds = each["gradient evaluations x images"], each["cpu seconds"]
-        assert gradients["pooled"] > gradients["reader"] - 128
-        assert min(seconds.values()) > 0
-        assert each["rate"] in omniglot_generation.RATES
+    (each,) = rows["each seed"]
+    gradients = each["gradient evaluations x images"]
+    assert gradients["pooled"] > gradients["reader"] - 128
+    assert min(each["cpu seconds"].values()) > 0
+    assert each["rate"] in result["settings"]["rates"]
 
 
 def test_the_predictive_bound_is_tight_where_the_guide_is_exact():
