@@ -75,9 +75,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--training-ways", type=int, default=60)
     parser.add_argument("--training-steps", type=int, default=800, help="of the network, one task each")
-    parser.add_argument("--meta-steps", type=int, default=500, help="of each other head")
-    parser.add_argument("--meta-batch", type=int, default=16)
-    parser.add_argument("--draws", type=int, default=50, help="from the posterior, to classify by")
+    parser.add_argument("--meta-steps", type=int, default=150, help="of each other head")
+    parser.add_argument("--meta-batch", type=int, default=8)
+    parser.add_argument("--draws", type=int, default=20, help="from the posterior, to classify by")
     parser.add_argument("--test-tasks", type=int, default=600)
     args = parser.parse_args(argv)
     if args.quick:
@@ -106,13 +106,13 @@ def trained_on(background: Characters, evaluation: Characters, seed: int, args: 
     kept = trained_features(background, seed, args)
     features = Features(args.channels, fixed=True)
     features.load_state_dict(kept["features"])
-    turned = torch.cat([background.images.rot90(quarter, (-2, -1)) for quarter in range(4)])
-    labels = torch.cat([background.labels + quarter * (1 + background.labels.max()) for quarter in range(4)])
-    seen, unseen = embedded(features, turned), embedded(features, evaluation.images)
+    seen, unseen = (
+        FewShotTasks(embedded(features, some.images), some.labels, ways=WAYS) for some in (background, evaluation)
+    )
     return Trained(
         seed,
-        FewShotTasks(seen, labels, ways=WAYS),
-        FewShotTasks(unseen, evaluation.labels, ways=WAYS),
+        seen,
+        unseen,
         features.size,
         kept["log_closeness"],
         kept["seconds"],
@@ -181,7 +181,7 @@ def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) ->
     if name.startswith("prototypes"):
         meta.model.log_closeness.data.copy_(trained.log_closeness)
     if name != "prototypes":
-        seen = trained.background.sampler(shots=shots, queries=10, seed=10 * trained.seed + 2)
+        seen = trained.background.sampler(shots=shots, queries=5, seed=10 * trained.seed + 2)
         seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)
     p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
     everything = (p.flatten(0, 1), y.flatten())

@@ -48,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     kept_back = max(1, round(KEPT_BACK * len(background)))
     train, validation = background[:-kept_back], tasks_of(background[-kept_back:], seed=1_000_001)
     test = tasks_of(evaluation, seed=1_000_002)
-    with one_thread():
-        seeds = [result_of(seed, train, validation, test, args) for seed in args.seeds]
-    result = updated(args.json, settings_of(args), summary(seeds) | {"each seed": [each for _, each in seeds]})
-    print(table(result["rows"]))
+    done: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
+    for seed in args.seeds:
+        with one_thread():
+            done.append(result_of(seed, train, validation, test, args))
+        result = updated(args.json, settings_of(args), summary(done) | {"each seed": [each for _, each in done]})
+        print(f"seeds {args.seeds[: len(done)]}\n{table(result['rows'])}", flush=True)
     return result
 
 
@@ -65,9 +67,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--latent", type=int, default=20)
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--start-steps", type=int, default=4000, help="of SVI, before the two part")
-    parser.add_argument("--reading-steps", type=int, default=2500, help="meta-steps without inner steps")
-    parser.add_argument("--refining-steps", type=int, default=250, help="meta-steps through five inner steps")
+    parser.add_argument("--start-steps", type=int, default=3000, help="of SVI, before the two part")
+    parser.add_argument("--reading-steps", type=int, default=2000, help="meta-steps without inner steps")
+    parser.add_argument("--refining-steps", type=int, default=150, help="meta-steps through five inner steps")
     parser.add_argument("--meta-batch", type=int, default=16)
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="of Adam, to choose from"
@@ -130,7 +132,6 @@ def result_of(
         "seconds a task": {"reader": seconds_a_task(meta, test), "pooled": seconds_a_task(adapting, test)},
     }
     nats = {"pooled": losses(adapting, test), "reader": read, "reader, refined": losses(meta, test)}
-    print({name: [round(v, 2) for v in value.mean(1).tolist()] for name, value in nats.items()}, each, flush=True)
     return nats, each
 
 

@@ -203,7 +203,7 @@ def prototypes(features: Features | Ready, ways: int, steps: int = 0) -> pm.Meta
 
 def versa(features: Features | Ready, ways: int) -> pm.MetaSVI:
     model = Latent(features, ways)
-    return meta_svi(model, VersaGuide(model, ClassEncoder(features, ways)), 0, "guide", 0.1, draws=10)
+    return meta_svi(model, VersaGuide(model, ClassEncoder(features, ways)), 0, "guide", 0.1, draws=5)
 
 
 def maml(features: Features | Ready, ways: int) -> pm.MetaSVI:
@@ -214,7 +214,7 @@ def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
     model = Latent(features, ways)
     start = {"head": torch.zeros(ways, features.size + 1)}
     guide = AutoNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.02)
-    return meta_svi(model, guide, STEPS, "guide", 0.1, draws=10)
+    return meta_svi(model, guide, STEPS, "guide", 0.1, draws=5)
 
 
 def meta_svi(model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int) -> pm.MetaSVI:
@@ -229,5 +229,5 @@ def meta_svi(model: Program, guide: Program, steps: int, adapt: str, rate: float
         adapt=adapt,
         reduction="mean",
         score=functools.partial(predictive_nll, draws=draws),
-        engine=pm.Engine(chunk_size=100, record=False),
+        engine=pm.Engine(chunk_size=100),
     )
