@@ -182,7 +182,9 @@ def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) ->
         meta.model.log_closeness.data.copy_(trained.log_closeness)
     if name != "prototypes":
         seen = trained.background.sampler(shots=shots, queries=5, seed=10 * trained.seed + 2)
+        meta.engine = pm.Engine(record=not args.quick)
         seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)
+        meta.engine = pm.Engine(chunk_size=100, record=False)
     p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
     everything = (p.flatten(0, 1), y.flatten())
     return {

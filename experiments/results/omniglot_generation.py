@@ -139,10 +139,11 @@ def trained_reader(
     net: reader.Reader, train: Tensor, test: MetaBatch, args: argparse.Namespace
 ) -> tuple[Tensor, pm.MetaSVI, tuple[float, float]]:
     """Nats of the test characters before refining; the refined reader; CPU seconds of both parts."""
-    reading = reader.meta_svi(net, 0, lr=1e-3)
+    engine = pm.Engine(record=not args.quick)
+    reading = reader.meta_svi(net, 0, 1e-3, engine)
     first = fit(reading, train, args.reading_steps, args.meta_batch)
     read = losses(reading, test, [0])
-    refining = reader.meta_svi(net, STEPS, lr=3e-4)
+    refining = reader.meta_svi(net, STEPS, 3e-4, engine)
     return read, refining, (first, fit(refining, train, args.refining_steps, args.meta_batch))
 
 
@@ -197,6 +198,7 @@ def adam(vae: VAE, rate: float) -> pm.MetaSVI:
 
 def losses(meta: pm.MetaSVI, tasks: MetaBatch, at: Sequence[int] = range(STEPS + 1)) -> Tensor:
     """Nats a drawing after some numbers of steps, ``(len(at), tasks)``; the same seed for all."""
+    meta.engine = pm.Engine(chunk_size=50, record=False)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return meta.evaluate(*tasks, list(at))

@@ -229,5 +229,5 @@ def meta_svi(model: Program, guide: Program, steps: int, adapt: str, rate: float
         adapt=adapt,
         reduction="mean",
         score=functools.partial(predictive_nll, draws=draws),
-        engine=pm.Engine(chunk_size=100),
+        engine=pm.Engine(chunk_size=100, record=False),
     )

@@ -117,7 +117,7 @@ def copy(source: nn.Linear | None, target: nn.Linear, columns: int | None = None
         target.bias.copy_(source.bias)
 
 
-def meta_svi(net: Reader, steps: int, lr: float) -> pm.MetaSVI:
+def meta_svi(net: Reader, steps: int, lr: float, engine: pm.Engine) -> pm.MetaSVI:
     """Reads a set, and takes steps with a learned rate for each layer and step."""
     return pm.MetaSVI(
         net.model,
@@ -128,5 +128,5 @@ def meta_svi(net: Reader, steps: int, lr: float) -> pm.MetaSVI:
         adapt=list(RATES),
         reduction="mean",
         score=predictive_bound,
-        engine=pm.Engine(chunk_size=100),
+        engine=engine,
     )

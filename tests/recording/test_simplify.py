@@ -82,6 +82,17 @@ def test_constants_are_made_once():
     assert operations(graph) == 1
 
 
+def test_a_number_that_is_made_a_tensor_goes_with_the_others():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    number = graph.call_function(aten._to_copy.default, (0.5,), {"dtype": X.dtype})  # has no device of its own
+    total = graph.call_function(aten.sum.default, (graph.call_function(aten.mul.Tensor, (x, number)),))
+    totals = graph.call_function(aten.expand.default, (total, [2, 3, 4]))
+    graph.output([graph.call_function(aten.mul.Tensor, (totals, x))])
+    (found,) = simplified(torch.fx.GraphModule(torch.nn.Module(), graph), (X,))(X)
+    torch.testing.assert_close(found, (0.5 * X.sum() * X).expand(2, 3, 4))
+
+
 def test_negated_terms_are_subtracted():
     graph = recorded(lambda x, y: [x + y.neg(), y.neg() + x, x - y.neg()], X, Y)
     assert [calls(graph, name) for name in ("neg", "sub", "add")] == [0, 1, 1]

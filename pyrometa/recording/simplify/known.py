@@ -59,8 +59,7 @@ class KnownValues(dict[Node, Known]):
 
     def of_tensor(self, value: Tensor, *, constant: bool) -> Known:
         """What is known of a tensor that is at hand."""
-        like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-        return Known(self._alike(like), value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
+        return Known(self._alike(_without_data(value)), value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
 
     def of_call(self, target: Any, args: Any, kwargs: Any) -> Known:
         """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
@@ -83,9 +82,14 @@ class KnownValues(dict[Node, Known]):
     def _alike(self, value: Any) -> Any:
         """The value that stands for all of its layout."""
         if isinstance(value, Tensor):
+            value = value if value.is_meta else _without_data(value)  # an operation on numbers alone makes data
             layout = (value.shape, value.stride(), value.dtype, value.is_conj(), value.is_neg())
             return self._likes.setdefault(layout, value)
         return [self._alike(x) for x in value] if isinstance(value, list | tuple) else value
+
+
+def _without_data(value: Tensor) -> Tensor:
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
 def _is_scalar(known: Known) -> bool:
