@@ -116,6 +116,7 @@ def result_of(
     rates = {rate: losses(adam(pooled, rate), validation)[STEPS].mean().item() for rate in args.rates}
     best = min(rates, key=lambda rate: rates[rate])
     adapting = adam(pooled, best)
+    nats = {"pooled": losses(adapting, test), "reader": read, "reader, refined": losses(meta, test)}
     each = {
         "seed": seed,
         "cpu seconds": {
@@ -131,7 +132,6 @@ def result_of(
         "learned rates": {n: v.exp().tolist() for n, v in meta.named_parameters() if n.startswith("inner.")},
         "seconds a task": {"reader": seconds_a_task(meta, test), "pooled": seconds_a_task(adapting, test)},
     }
-    nats = {"pooled": losses(adapting, test), "reader": read, "reader, refined": losses(meta, test)}
     return nats, each
 
 

@@ -59,7 +59,8 @@ class KnownValues(dict[Node, Known]):
 
     def of_tensor(self, value: Tensor, *, constant: bool) -> Known:
         """What is known of a tensor that is at hand."""
-        return Known(self._alike(_without_data(value)), value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
+        like = self._alike(_without_data(value))
+        return Known(like, value.device, value if constant and value.numel() <= LARGEST_CONSTANT else None)
 
     def of_call(self, target: Any, args: Any, kwargs: Any) -> Known:
         """What is known of an operation's result, by running it on the meta device, where tensors have no data."""
