@@ -36,12 +36,15 @@ from pyrometa.tasks import Characters, FewShotTasks, MetaBatch, TaskSampler
 WAYS, SHOTS, QUERIES = 5, (1, 5), 15
 ENGINE = pm.Engine(chunk_size=50, record=False)
 """How tasks are run: convolutions take the time, so there is little that a recording could save."""
+FURTHER_LR = 2e-3
 STATISTICS = 8
 """Tasks whose query images give the statistics that every image is normalised by after the first training."""
 
 Make = Callable[..., pm.MetaSVI]
+FURTHER = "prototypes, network trained further"
 ROWS: dict[str, Make] = {
     "prototypes": heads.prototypes,
+    FURTHER: heads.prototypes,
     "prototypes, five steps": functools.partial(heads.prototypes, steps=heads.STEPS),
     "VERSA": heads.versa,
     "MAML": heads.maml,
@@ -53,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parse(argv)
     background, evaluation = omniglot.load(args)
     with one_thread():
-        trained = [trained_on(background, evaluation, seed, args) for seed in args.seeds]
         for name in args.rows:
+            further = name == FURTHER
+            trained = [trained_on(background, evaluation, seed, args, further=further) for seed in args.seeds]
             row = {str(shots): row_of(name, shots, trained, args) for shots in SHOTS}
             result = updated(args.json, settings_of(args, "rows"), {name: row})
             print(line_of(name, row), flush=True)
@@ -75,13 +79,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--training-ways", type=int, default=60)
     parser.add_argument("--training-steps", type=int, default=800, help="of the network, one task each")
+    parser.add_argument("--further-steps", type=int, default=300, help="of the network, for the row of that name")
     parser.add_argument("--meta-steps", type=int, default=150, help="of each other head")
     parser.add_argument("--meta-batch", type=int, default=8)
     parser.add_argument("--draws", type=int, default=20, help="from the posterior, to classify by")
     parser.add_argument("--test-tasks", type=int, default=600)
     args = parser.parse_args(argv)
     if args.quick:
-        vars(args).update(channels=8, training_ways=5, training_steps=4, meta_steps=2, meta_batch=2)
+        vars(args).update(channels=8, training_ways=5, training_steps=4, further_steps=2, meta_steps=2, meta_batch=2)
         vars(args).update(draws=3, test_tasks=4)
     return args
 
@@ -102,21 +107,28 @@ class Trained:
         return self.evaluation.sampler(shots=shots, queries=QUERIES, seed=1_000_000 + shots).sample(count)
 
 
-def trained_on(background: Characters, evaluation: Characters, seed: int, args: argparse.Namespace) -> Trained:
-    kept = trained_features(background, seed, args)
+def trained_on(
+    background: Characters, evaluation: Characters, seed: int, args: argparse.Namespace, *, further: bool
+) -> Trained:
+    trained = kept_or_made(args.keep, f"features_{seed}.pt", lambda: network_trained(None, background, seed, args))
+    if further:
+        name = f"features_{seed}_further.pt"
+        trained = kept_or_made(args.keep, name, lambda: network_trained(trained, background, seed, args))
     features = Features(args.channels, fixed=True)
-    features.load_state_dict(kept["features"])
+    features.load_state_dict(trained["features"])
     seen, unseen = (
         FewShotTasks(embedded(features, some.images), some.labels, ways=WAYS) for some in (background, evaluation)
     )
-    return Trained(
-        seed,
-        seen,
-        unseen,
-        features.size,
-        kept["log_closeness"],
-        kept["seconds"],
-    )
+    return Trained(seed, seen, unseen, features.size, trained["log_closeness"], trained["seconds"])
+
+
+def kept_or_made(folder: Path | None, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if folder is None:
+        return make()
+    if not (folder / name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), folder / name)
+    return dict(torch.load(folder / name, weights_only=True))
 
 
 @torch.no_grad()
@@ -124,26 +136,26 @@ def embedded(features: Features, images: Tensor) -> Tensor:
     return torch.cat([features(some[:, None]) for some in images.split(1000)])
 
 
-def trained_features(background: Characters, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """What training with prototypes has learned, and its CPU seconds; from ``--keep`` if it is there."""
-    kept = args.keep / f"features_{seed}.pt" if args.keep else None
-    if kept and kept.exists():
-        return dict(torch.load(kept, weights_only=True))
+def network_trained(
+    before: Mapping[str, Any] | None, background: Characters, seed: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """What training with prototypes has learned, and its CPU seconds: from the start, or by further steps."""
     torch.manual_seed(seed)
-    meta = heads.prototypes(Features(args.channels, fixed=False), args.training_ways)
-    one, five = (sampler(background, args.training_ways, *counts, 10 * seed + 1) for counts in ((1, 4), (5, 2)))
-    seconds = fit(meta, lambda step: (five if step % 3 == 2 else one).sample(1), args.training_steps)
-    features = meta.model.features
+    features = Features(args.channels, fixed=False)
+    steps, lr = (args.training_steps, heads.LR) if before is None else (args.further_steps, FURTHER_LR)
+    meta = heads.prototypes(features, args.training_ways, lr=lr)
+    if before:
+        features.load_state_dict(before["features"])
+        meta.model.log_closeness.data.copy_(before["log_closeness"])
+    own_seed = 10 * seed + (1 if before is None else 5)
+    one, five = (sampler(background, args.training_ways, *counts, own_seed) for counts in ((1, 4), (5, 2)))
+    seconds = fit(meta, lambda step: (five if step % 3 == 2 else one).sample(1), steps)
     features.fix(one.sample(STATISTICS).query[0].flatten(0, 1))
-    trained = {
+    return {
         "features": features.state_dict(),
         "log_closeness": meta.model.log_closeness.detach(),
-        "seconds": seconds,
+        "seconds": seconds + (before["seconds"] if before else 0.0),
     }
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(trained, kept)
-    return trained
 
 
 def sampler(background: Characters, ways: int, shots: int, queries: int, seed: int) -> TaskSampler:
@@ -180,7 +192,7 @@ def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) ->
     meta, seconds, tests = ROWS[name](Ready(trained.size), WAYS), 0.0, trained.tests(shots, args.test_tasks)
     if name.startswith("prototypes"):
         meta.model.log_closeness.data.copy_(trained.log_closeness)
-    if name != "prototypes":
+    if name not in ("prototypes", FURTHER):
         seen = trained.background.sampler(shots=shots, queries=5, seed=10 * trained.seed + 2)
         meta.engine = pm.Engine(record=not args.quick)
         seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)

@@ -196,9 +196,9 @@ def predictive_nll(model: Program, guide: Program, x: Tensor, y: Tensor, *, draw
     return -log_p.gather(-1, y[:, None]).sum()
 
 
-def prototypes(features: Features | Ready, ways: int, steps: int = 0) -> pm.MetaSVI:
+def prototypes(features: Features | Ready, ways: int, steps: int = 0, lr: float = LR) -> pm.MetaSVI:
     model, guide = Prototypes(features, ways), PrototypeGuide(features, ways)
-    return meta_svi(model, guide, steps, "guide.shift", 0.1, draws=1)
+    return meta_svi(model, guide, steps, "guide.shift", 0.1, draws=1, lr=lr)
 
 
 def versa(features: Features | Ready, ways: int) -> pm.MetaSVI:
@@ -217,12 +217,14 @@ def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
     return meta_svi(model, guide, STEPS, "guide", 0.1, draws=5)
 
 
-def meta_svi(model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int) -> pm.MetaSVI:
+def meta_svi(
+    model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int, lr: float = LR
+) -> pm.MetaSVI:
     """A learned rate for each layer and step; the query set is scored by the posterior predictive of its labels."""
     return pm.MetaSVI(
         model,
         guide,
-        pyro.optim.Adam({"lr": LR}),
+        pyro.optim.Adam({"lr": lr}),
         loss=Trace_ELBO(),
         inner=pm.SGD(rate, learn="layer_step", outer_lr=1e-2),
         steps=steps,
