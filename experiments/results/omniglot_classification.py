@@ -220,7 +220,7 @@ def line_of(name: str, row: Mapping[str, Any]) -> str:
     """A row of the table."""
     parts = [
         f"{shots} shot: {100 * part['accuracy']['mean']:.2f}% ± {100 * part['accuracy']['half width over tasks']:.2f} "
-        f"({', '.join(f'{100 * seed:.2f}' for seed in part['accuracy']['seeds'])}), NLL {part['nll']['mean']:.3f}, "
+        f"({', '.join(f'{100 * seed:.2f}' for seed in part['accuracy']['seeds'])}), NLL {part['nll']['mean'] or float('inf'):.3f}, "
         f"ECE {part['ece']['mean']:.3f}, {part['cpu seconds']['mean']:.0f} s"
         for shots, part in row.items()
     ]

@@ -83,6 +83,18 @@ class Ready(nn.Identity):
         self.size = size
 
 
+class Standardized(nn.Module):
+    """Features of mean zero and variance one for each image: inner products then compare images as distances do."""
+
+    def __init__(self, features: Features | Ready) -> None:
+        super().__init__()
+        self.features, self.size = features, features.size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``(images, features)``."""
+        return functional.layer_norm(self.features(x), (self.size,))
+
+
 def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
     """Means of the rows of each class, ``(ways, features)``."""
     belongs = (y[:, None] == torch.arange(ways)).to(features)
@@ -130,7 +142,7 @@ class Prototypes(nn.Module):
 class Point(nn.Module):
     """A linear head that is a parameter, and adapts."""
 
-    def __init__(self, features: Features | Ready, ways: int) -> None:
+    def __init__(self, features: Features | Ready | Standardized, ways: int) -> None:
         super().__init__()
         self.features, self.head = features, nn.Linear(features.size, ways)
         nn.init.zeros_(self.head.weight)
@@ -143,7 +155,7 @@ class Point(nn.Module):
 class Latent(nn.Module):
     """A linear head that is latent, its weights and bias side by side; the prior is learned."""
 
-    def __init__(self, features: Features | Ready, ways: int) -> None:
+    def __init__(self, features: Features | Ready | Standardized, ways: int) -> None:
         super().__init__()
         self.features, self.ways = features, ways
         self.loc, self.log_scale = (nn.Parameter(torch.zeros(features.size + 1)) for _ in range(2))
@@ -207,11 +219,11 @@ def versa(features: Features | Ready, ways: int) -> pm.MetaSVI:
 
 
 def maml(features: Features | Ready, ways: int) -> pm.MetaSVI:
-    return meta_svi(Point(features, ways), lambda x, y: None, STEPS, "model.head.*", 0.1, draws=1)
+    return meta_svi(Point(Standardized(features), ways), lambda x, y: None, STEPS, "model.head.*", 0.1, draws=1)
 
 
 def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
-    model = Latent(features, ways)
+    model = Latent(Standardized(features), ways)
     start = {"head": torch.zeros(ways, features.size + 1)}
     guide = AutoNormal(model, init_loc_fn=init_to_value(values=start), init_scale=0.02)
     return meta_svi(model, guide, STEPS, "guide", 0.1, draws=5)

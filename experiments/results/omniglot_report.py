@@ -23,23 +23,27 @@ def over_seeds(by_seed: Sequence[Tensor]) -> dict[str, Any]:
     """The mean of figures of the same tasks for several seeds, and half widths of its 95% intervals.
 
     That over tasks is of the seeds' mean for each task, that over seeds of each seed's mean by Student's t: each takes
-    the other as given.
+    the other as given. What is not finite is None.
     """
     values = torch.stack(list(by_seed)).double()
     seeds, tasks = values.mean(1), values.mean(0)
     return {
-        "mean": seeds.mean().item(),
-        "half width over tasks": 1.96 * tasks.std().item() / len(tasks) ** 0.5,
+        "mean": finite(seeds.mean()),
+        "half width over tasks": finite(1.96 * tasks.std() / len(tasks) ** 0.5),
         "half width over seeds": half_width(seeds),
-        "seeds": seeds.tolist(),
+        "seeds": [finite(seed) for seed in seeds],
     }
+
+
+def finite(value: Tensor) -> float | None:
+    return value.item() if value.isfinite() else None
 
 
 def half_width(seeds: Tensor) -> float | None:
     """None for a single seed."""
     if not 1 < len(seeds) <= len(STUDENT):
         return None
-    return STUDENT[len(seeds) - 1] * seeds.std().item() / len(seeds) ** 0.5
+    return finite(STUDENT[len(seeds) - 1] * seeds.std() / len(seeds) ** 0.5)
 
 
 def settings_of(args: argparse.Namespace, *leave_out: str) -> dict[str, Any]:

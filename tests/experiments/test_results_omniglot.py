@@ -120,3 +120,9 @@ def test_rows_of_other_settings_are_not_kept(tmp_path):
     assert updated(path, {"steps": 1}, {"two": 2})["rows"] == {"one": 1, "two": 2}
     assert updated(path, {"steps": 2}, {"three": 3})["rows"] == {"three": 3}
     assert written(path)["versions"]["pyrometa"] == pm.__version__
+
+
+def test_what_is_not_finite_is_none():
+    found = over_seeds([torch.tensor([1.0, math.inf]), torch.tensor([3.0, 4.0])])
+    assert found["seeds"] == [None, 3.5]
+    assert (found["mean"], found["half width over tasks"], found["half width over seeds"]) == (None, None, None)
