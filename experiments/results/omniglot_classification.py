@@ -14,6 +14,7 @@ CPU seconds of training. A run adds its rows to those that a run of the same set
 
 import argparse
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,13 +219,19 @@ def posterior_predictive(meta: pm.MetaSVI, tasks: MetaBatch, draws: int) -> Tens
 
 def line_of(name: str, row: Mapping[str, Any]) -> str:
     """A row of the table."""
-    parts = [
-        f"{shots} shot: {100 * part['accuracy']['mean']:.2f}% ± {100 * part['accuracy']['half width over tasks']:.2f} "
-        f"({', '.join(f'{100 * seed:.2f}' for seed in part['accuracy']['seeds'])}), NLL {part['nll']['mean'] or float('inf'):.3f}, "
-        f"ECE {part['ece']['mean']:.3f}, {part['cpu seconds']['mean']:.0f} s"
-        for shots, part in row.items()
+    return f"{name}: " + "; ".join(f"{shots} shot: {figures_of(part)}" for shots, part in row.items())
+
+
+def figures_of(part: Mapping[str, Any]) -> str:
+    accuracy, nll = part["accuracy"], part["nll"]["mean"]
+    seeds = ", ".join(f"{100 * seed:.2f}" for seed in accuracy["seeds"])
+    figures = [
+        f"{100 * accuracy['mean']:.2f}% ± {100 * accuracy['half width over tasks']:.2f} ({seeds})",
+        f"NLL {math.inf if nll is None else nll:.3f}",
+        f"ECE {part['ece']['mean']:.3f}",
+        f"{part['cpu seconds']['mean']:.0f} s",
     ]
-    return f"{name}: " + "; ".join(parts)
+    return ", ".join(figures)
 
 
 if __name__ == "__main__":
