@@ -198,11 +198,12 @@ def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) ->
         meta.engine = pm.Engine(record=not args.quick)
         seconds = fit(meta, lambda step: seen.sample(args.meta_batch), args.meta_steps)
         meta.engine = pm.Engine(chunk_size=100, record=False)
-    p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
+    log_p, y = posterior_predictive(meta, tests, args.draws), tests.query[1]
+    p = log_p.exp()
     everything = (p.flatten(0, 1), y.flatten())
     return {
         "accuracy": (p.argmax(-1) == y).double().mean(1),
-        "nll": -p.gather(-1, y[..., None]).log().mean((1, 2)),
+        "nll": -log_p.gather(-1, y[..., None]).mean((1, 2)),
         "ece": expected_calibration_error(*everything),
         "brier": brier_score(*everything),
         "cpu seconds": trained.seconds + seconds,
@@ -211,10 +212,10 @@ def scored(name: str, shots: int, trained: Trained, args: argparse.Namespace) ->
 
 @torch.no_grad()
 def posterior_predictive(meta: pm.MetaSVI, tasks: MetaBatch, draws: int) -> Tensor:
-    """Probabilities of the classes, ``(tasks, images, ways)``: the mean over draws from each adapted guide."""
+    """Log probabilities of the classes, ``(tasks, images, ways)``: of the mean over draws from each adapted guide."""
     guides = meta.adapt_many(tasks.support)
     logits = [class_logits(guide.model, guide, x, y, draws) for guide, x, y in zip(guides, *tasks.query, strict=True)]
-    return torch.stack([task.softmax(-1).mean(0) for task in logits])
+    return torch.stack([task.log_softmax(-1).logsumexp(0) - math.log(draws) for task in logits])
 
 
 def line_of(name: str, row: Mapping[str, Any]) -> str:
