@@ -5,8 +5,8 @@
 Each seed trains the four-layer network once, with prototypes, on tasks of 60 background characters (each rotation by a
 quarter turn is a character of its own) that have one drawing of each, and five in every third task. Its features are
 then the same for all rows: each other head of ``omniglot_heads`` is meta-trained on them, on background characters and
-for each number of shots. All rows and seeds are tested on the same tasks of five evaluation characters, by which
-nothing is chosen.
+for each number of shots. A row of its own is the network trained further, with prototypes. All rows and seeds are
+tested on the same tasks of five evaluation characters.
 
 The JSON has the settings, versions, and for each row, number of shots and seed accuracy, NLL, ECE, Brier score and the
 CPU seconds of training. A run adds its rows to those that a run of the same settings left in the file.
