@@ -136,7 +136,9 @@ def test_the_page_shows_code(name):
 def test_a_chinese_page_has_the_code_of_its_english_one(page):
     """And its headings, one for one."""
     texts = [path.read_text(encoding="utf-8") for path in (page, CHINESE[page])]
-    chinese, english = ([match["code"] for match in FENCE.finditer(text) if match["info"] != "{toctree}"] for text in texts)
+    chinese, english = (
+        [match["code"] for match in FENCE.finditer(text) if match["info"] != "{toctree}"] for text in texts
+    )
     assert chinese == english
     levels = [re.findall(r"^#+", FENCE.sub("", text), re.M) for text in texts]
     assert levels[0] == levels[1]

@@ -54,7 +54,8 @@ def test_one_seed_one_result_and_no_draw_of_torch():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match=r"the two have other sites: a\[0\], a\[1\] and b\[0\], b\[1\]; give draws of the same ones"):
+    told = r"the two have other sites: a\[0\], a\[1\] and b\[0\], b\[1\]; give draws of the same ones"
+    with pytest.raises(ValueError, match=told):
         c2st({"a": normal()}, {"b": normal()})
     with pytest.raises(ValueError, match="first must hold at least 50 draws, all finite, got 10"):
         c2st(normal(10), normal())
