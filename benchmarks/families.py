@@ -6,17 +6,15 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import pyrometa as pm
 from benchmarks.programs import HALF_LOG_PI, GroupRegression, Regression, expected_nll, no_latents
 from benchmarks.recipes import Setting
-from pyrometa.demo.config import DemoConfig
-from pyrometa.demo.data import demo_tasks
-from pyrometa.demo.training import fit_pooled, new_vae
-from pyrometa.tasks import MetaBatch, PriorTasks, SinusoidTasks, TaskSampler
+from pyrometa.models import VAE
+from pyrometa.tasks import DigitTasks, MetaBatch, PriorTasks, SinusoidTasks, TaskSampler, digit_tasks, load_images
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,15 @@ def sinusoid() -> Family:
 
 def digits(pooled_steps: int = 2000) -> Family:
     """Ten images of a digit at an angle; encoder and decoder of a VAE that saw single digits before adapt."""
-    config = DemoConfig(hidden=100, latent=10)
-    tasks = demo_tasks(config)
+    data = load_images("digits")
+    splits = digit_tasks(torch.cat([data.train_x, data.test_x]), torch.cat([data.train_y, data.test_y]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        start = new_vae(config)
-        fit_pooled(start, tasks.pooled, pooled_steps, 1e-3, config, lambda items, label: items, "")
+        start = new_vae()
+        fit_pooled(start, TaskSampler(BinaryDigits(splits.train), shots=10, queries=10, seed=0), pooled_steps)
 
     def setting() -> Setting:
-        vae = new_vae(config)
+        vae = new_vae()
         vae.load_state_dict(start.state_dict())
         head, options = "guide.encoder.loc.*", {"reduction": "mean"}
         return Setting(
@@ -90,11 +88,34 @@ def digits(pooled_steps: int = 2000) -> Family:
         )
 
     def train(seed: int) -> TaskSampler:
-        return TaskSampler(tasks.train.family, shots=10, queries=10, seed=seed)
+        return TaskSampler(BinaryDigits(splits.train), shots=10, queries=10, seed=seed)
 
-    return Family(
-        "nats an image", setting, train, tasks.test[:50], iterations=40, batch=8, without=("learned optimiser",)
-    )
+    test = TaskSampler(BinaryDigits(splits.test), shots=10, queries=10, seed=3).sample(100)
+    return Family("nats an image", setting, train, test[:50], iterations=40, batch=8, without=("learned optimiser",))
+
+
+@dataclass(frozen=True)
+class BinaryDigits:
+    """Digits whose pixels are white with the grey value's probability."""
+
+    family: DigitTasks
+
+    def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Tensor:
+        """Draw tasks and binary images of each, ``(tasks, rows, pixels)``."""
+        return torch.bernoulli(self.family.draw(tasks, rows, generator), generator=generator)
+
+
+def new_vae() -> VAE:
+    """A small VAE at a random start; tanh, as second-order gradients want a smooth network."""
+    return VAE(hidden=100, latent=10, activation=torch.tanh)
+
+
+def fit_pooled(vae: VAE, sampler: TaskSampler, steps: int) -> None:
+    """Train the VAE in place by ordinary SVI on single images."""
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
+    with pyro.get_param_store().scope():
+        for _ in range(steps):
+            svi.step(sampler.pooled(128))
 
 
 def groups(features: int = 4, noise: float = 0.5) -> Family:

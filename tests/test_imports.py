@@ -61,7 +61,7 @@ TABLE = {
     "interop": (GROUND | {"inner", "outer", "program", "tasks"}, set()),
     "plots": (set(), set()),
     "": (CORE | {"metasvi", "algorithms", "scores"} | PARTS, set()),
-    "demo": ({"", "models", "recipes", "tasks", "train"}, {"plots"}),
+    "demo": ({"", "diagnostics", "models", "recipes", "tasks", "train"}, {"plots"}),
     "cli": (
         GROUND | {"", "adapter", "demo", "diagnostics", "metasvi", "plots", "recipes", "saving", "tasks", "train"},
         set(),

@@ -18,33 +18,45 @@ from pyrometa.plots import (
     told_apart,
 )
 
+NAMES = {"pooled": "pooled VAE", "meta": "meta-learned start"}
 CURVES = {
-    "random": {"0": {"mean": 500.0, "se": 2.0}, "5": {"mean": 400.0, "se": 1.0}},
-    "pooled": {"0": {"mean": 140.0, "se": 1.5}, "5": {"mean": 139.0, "se": 1.5}},
+    "pooled": {"0": {"mean": 140.0, "se": 1.5}, "5": {"mean": 139.0, "se": 1.5}, "9": {"mean": 138.0, "se": 1.5}},
     "meta": {"0": {"mean": 141.0, "se": 1.4}, "5": {"mean": 136.0, "se": 1.3}},
+}
+TRUST = {
+    "pooled": {"k_hat": [0.9, 0.7], "threshold": 0.67},
+    "meta": {"k_hat": [0.5, 0.8, 0.4], "threshold": 0.67},
 }
 
 
+def curves():
+    return adaptation_curves(CURVES, TRUST, steps=5, title="A finding", note="A verdict")
+
+
 def test_the_curves_are_the_numbers():
-    figure = adaptation_curves(CURVES, title="A finding", tasks=100)
-    lines = {line.get_color(): line for axes in figure.axes for line in axes.lines}
-    bands = {tuple(band.get_facecolor()[0][:3]): band for axes in figure.axes for band in axes.collections}
-    assert len(lines) == len(bands) == 3
+    left, right = curves().axes
+    lines = {line.get_label(): line for line in left.lines}
+    bands = {tuple(band.get_facecolor()[0][:3]): band for band in left.collections}
+    assert len(bands) == 2
     for start, curve in CURVES.items():
-        assert list(lines[COLORS[start]].get_ydata()) == [point["mean"] for point in curve.values()]
+        assert list(lines[NAMES[start]].get_ydata()) == [point["mean"] for point in curve.values()]
         y = bands[to_rgba(COLORS[start])[:3]].get_paths()[0].vertices[:, 1]
         assert y.max() == max(point["mean"] + point["se"] for point in curve.values())
         assert y.min() == min(point["mean"] - point["se"] for point in curve.values())
+    assert [136.0, 136.0] in [list(line.get_ydata()) for line in left.lines]  # what the pooled VAE is to reach
+    shown = {line.get_color(): list(line.get_ydata()) for line in right.lines}
+    assert (shown[COLORS["pooled"]], shown[COLORS["meta"]]) == ([0.7, 0.9], [0.4, 0.5, 0.8])
+    assert [0.67, 0.67] in shown.values()
 
 
 def test_the_axes_say_what_and_in_which_units():
-    figure = adaptation_curves(CURVES, title="A finding", tasks=100)
-    assert "nats per image" in figure.get_supylabel()
-    assert figure.get_suptitle() == "A finding"
-    bottom = figure.axes[-1]
-    assert "adaptation steps" in bottom.get_xlabel()
-    assert "standard error over the same 100 tasks" in figure.get_supxlabel()
-    assert [label.get_text() for label in bottom.get_xticklabels()] == ["0", "5"]
+    figure = curves()
+    left, right = figure.axes
+    assert "nats per unseen image" in left.get_ylabel()
+    assert "gradient steps" in left.get_xlabel()
+    assert "k-hat" in right.get_ylabel()
+    assert (figure.get_suptitle(), figure.get_supxlabel()) == ("A finding", "A verdict")
+    assert [label.get_text() for label in left.get_xticklabels()] == ["0", "5", "9"]
 
 
 def test_each_image_is_in_the_row_of_its_label_and_the_column_of_its_task():

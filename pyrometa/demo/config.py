@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DemoConfig"]
+__all__ = ["Candidate", "DemoConfig"]
+
+Candidate = tuple[str, str, float]
+"""How the pooled VAE may adapt: an inner rule of pyrometa by its name, what adapts, and the rule's rate."""
+
+DECODER, OUTPUT_BIAS = "model", "model.decoder.output.bias"
 
 
 @dataclass(frozen=True)
@@ -19,39 +24,53 @@ class DemoConfig:
         latent: number of its latent variables.
         pooled_steps: SVI steps to the pooled start of meta-training.
         pooled_batch: images of an SVI step.
-        pooled_lr: Adam's rate up to there.
+        pooled_lr: Adam's rate there, which falls to a hundredth of it.
         meta_steps: MetaSVI steps from there.
         meta_batch: tasks of a meta-step.
-        extra_lr: Adam's rate from there on, in the outer loop of meta-training and in the pooled VAE's SVI.
+        extra_lr: Adam's rate from there on, of the outer loop and of the pooled VAE's further SVI; it falls too.
         support: images a task adapts to.
         query: further images of the task that it is scored on.
         inner_steps: inner steps K of meta-training.
-        rate: where the learned rates of the layers start.
+        rate: where the learned rates, one a layer and step, start.
         rate_lr: their own outer step size.
-        rates: candidates for the one inner rate of the random and the pooled start, ascending.
-        validation_tasks: tasks on which that rate is chosen.
+        candidates: how the pooled VAE may adapt; the best for each number of steps is chosen on validation tasks.
+        validation_tasks: tasks on which that is chosen.
         test_tasks: unseen tasks of the comparison.
-        adaptation_steps: numbers of steps after which it is made; 0, 5 and ``inner_steps`` among them.
+        trusted_tasks: those of them of which one image's posterior is diagnosed.
+        adaptation_steps: numbers of steps after which the comparison is made; 0 and ``inner_steps`` among them.
+        learned_until: up to how many steps the meta-learned start is scored.
     """
 
     seed: int = 0
     hidden: int = 200
     latent: int = 20
-    pooled_steps: int = 8000
+    pooled_steps: int = 1500
     pooled_batch: int = 128
-    pooled_lr: float = 1e-3
-    meta_steps: int = 300
+    pooled_lr: float = 3e-3
+    meta_steps: int = 200
     meta_batch: int = 16
-    extra_lr: float = 3e-4
+    extra_lr: float = 1e-3
     support: int = 10
     query: int = 10
     inner_steps: int = 5
-    rate: float = 2e-4
-    rate_lr: float = 0.05
-    rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+    rate: float = 1e-3
+    rate_lr: float = 0.1
+    candidates: tuple[Candidate, ...] = (
+        ("SGD", DECODER, 1e-3),
+        ("Adam", DECODER, 1e-3),
+        ("Adam", DECODER, 3e-3),
+        ("SGD", OUTPUT_BIAS, 1.0),
+        ("SGD", OUTPUT_BIAS, 3.0),
+        ("SGD", OUTPUT_BIAS, 6.0),
+        ("Adam", OUTPUT_BIAS, 0.1),
+        ("Adam", OUTPUT_BIAS, 0.3),
+        ("Adam", OUTPUT_BIAS, 1.0),
+    )
     validation_tasks: int = 24
     test_tasks: int = 100
-    adaptation_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 50)
+    trusted_tasks: int = 40
+    adaptation_steps: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 10, 20, 50)
+    learned_until: int = 20
 
     @classmethod
     def quick(cls, seed: int = 0) -> DemoConfig:
@@ -63,10 +82,16 @@ class DemoConfig:
             pooled_steps=150,
             meta_steps=6,
             meta_batch=4,
-            rates=(1e-4, 1e-3, 2e-3),
+            candidates=(("SGD", DECODER, 1e-3), ("Adam", OUTPUT_BIAS, 0.3)),
             validation_tasks=4,
             test_tasks=8,
+            trusted_tasks=4,
         )
+
+    @property
+    def learned_steps(self) -> tuple[int, ...]:
+        """Numbers of steps after which the meta-learned start is scored."""
+        return tuple(steps for steps in self.adaptation_steps if steps <= self.learned_until)
 
     @property
     def meta_budget(self) -> int:

@@ -51,7 +51,7 @@ def make_meta(
         rate=rate,
         rate_lr=rate_lr,
     )
-    _, vae = new_vae(config), new_vae(config)  # the demo draws its random start first
+    vae = new_vae(config)
     fit_pooled(vae, demo_tasks(config).pooled, pooled_steps, pooled_lr, config, lambda items, label: items, "")
     return new_meta(vae, config)
 
@@ -94,6 +94,8 @@ def recipe_of(config: DemoConfig, folder: Path) -> Recipe:
     def filled(table: str, **others: Any) -> dict[str, Any]:
         return {**{key: told.get(key, value) for key, value in recipe.table(table).items()}, **others}
 
+    steps = config.meta_steps
+    schedule = {**recipe.table("trainer")["schedule"], "T_max": steps}
     tables = {"meta": filled("meta"), "tasks": filled("tasks")}
-    tables["trainer"] = filled("trainer", max_steps=config.meta_steps, out=".")
+    tables["trainer"] = filled("trainer", max_steps=steps, schedule=schedule, out=".")
     return Recipe(folder / RECIPE.name, tables)

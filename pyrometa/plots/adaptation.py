@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,47 +12,46 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn.functional import pad
 
 __all__ = ["adaptation_curves", "query_curve", "reconstructions"]
 
-COLORS = {"random": "#777777", "pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
+COLORS = {"pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
+GREY = "#777777"
 GAP = 1  # pixels around an image; twice as many more around a task
-NAMES = {"random": "random start", "pooled": "pooled VAE", "meta": "meta-learned\nstart"}
+NAMES = {"pooled": "pooled VAE", "meta": "meta-learned start"}
 
 Curves = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def adaptation_curves(curves: Curves, *, title: str, tasks: int) -> Figure:
-    """Query loss against the number of adaptation steps, with bands of one standard error.
-
-    The random initialisation is far worse than the others and has a panel of its own, above theirs.
+def adaptation_curves(
+    curves: Curves, trust: Mapping[str, Mapping[str, Any]], *, steps: int, title: str, note: str
+) -> Figure:
+    """Query loss against the number of adaptation steps, and beside it whether to trust the posteriors.
 
     Args:
-        curves: ``{start: {steps: {"mean": ..., "se": ...}}}``, nats per image, for the starts ``random``,
-            ``pooled`` and ``meta``.
+        curves: ``{start: {steps: {"mean": ..., "se": ...}}}``, nats per image, for the starts ``pooled`` and ``meta``;
+            bands are one standard error.
+        trust: for each start the ``k_hat`` of some posteriors, and the ``threshold`` below which one is good.
+        steps: from the meta-learned start after so many steps a line shows what the pooled VAE is to reach.
         title: what the figure shows.
-        tasks: the number of tasks behind each point.
+        note: the diagnostics' verdict, below the title.
 
     Returns:
-        a figure of two panels that share the axis of steps, which is categorical: zero has its place.
+        a figure of two panels; the axis of steps is categorical: zero has its place.
     """
-    figure = Figure(figsize=(8.6, 5.4), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
-    steps = list(next(iter(curves.values())))
-    _curve(top, "random", curves["random"])
-    for start in ("pooled", "meta"):
-        _curve(bottom, start, curves[start])
-    for axes in (top, bottom):
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
+    for start, curve in curves.items():
+        _curve(left, start, curve)
+    _target(left, curves, str(steps))
+    _k_hats(right, trust)
+    for axes in (left, right):
         _plain(axes)
-    bottom.set_xticks(range(len(steps)), steps)
-    bottom.set_xlim(-0.15, len(steps) - 0.85)
-    bottom.set_xlabel("adaptation steps on an unseen task", fontsize=12)
-    note = f"Bands: standard error over the same {tasks} tasks. In the title: that of the paired difference."
-    figure.supxlabel(note, fontsize=9.5, color="#555555")
-    figure.supylabel("query loss (nats per image)", fontsize=12)
-    figure.suptitle(title, fontsize=12.5, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=14, x=0.01, ha="left", weight="bold")
+    figure.supxlabel(note, fontsize=12, x=0.01, ha="left", color="#333333")
     return figure
 
 
@@ -83,17 +83,40 @@ def _curve(axes: Axes, start: str, curve: Mapping[str, Mapping[str, float]]) -> 
     low, high = ([p["mean"] + sign * p["se"] for p in curve.values()] for sign in (-1, 1))
     color = COLORS[start]
     axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-    axes.plot(x, mean, color=color, linewidth=2, marker="o", markersize=5)
+    axes.plot(x, mean, color=color, linewidth=2.5, marker="o", markersize=6, label=NAMES[start])
+
+
+def _target(axes: Axes, curves: Curves, steps: str) -> None:
+    """Where the meta-learned start is after its steps, and the names and ticks of the panel."""
+    names = list(curves["pooled"])
+    after = curves["meta"][steps]["mean"]
+    axes.axhline(after, color=COLORS["meta"], linewidth=1.2, linestyle=":")
     axes.annotate(
-        NAMES[start],
-        (x[-1], mean[-1]),
-        xytext=(10, 0),
+        f"{after:.0f} after {steps} steps",
+        (names.index(steps), after),
+        xytext=(0, -16),
         textcoords="offset points",
-        va="center",
+        ha="center",
         fontsize=12,
-        color=color,
-        annotation_clip=False,
+        color=COLORS["meta"],
     )
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlabel("gradient steps on ten images of an unseen task", fontsize=12)
+    axes.set_ylabel("nats per unseen image (lower is better)", fontsize=12)
+    axes.legend(frameon=False, fontsize=12.5)
+
+
+def _k_hats(axes: Axes, trust: Mapping[str, Mapping[str, Any]]) -> None:
+    """The k-hats of each start, ascending, and where they are good."""
+    for start, told in trust.items():
+        k_hat = sorted(told["k_hat"])
+        axes.plot(range(1, len(k_hat) + 1), k_hat, color=COLORS[start], linewidth=0, marker="o", markersize=5)
+    good = trust["meta"]["threshold"]
+    axes.axhline(good, color=GREY, linewidth=1.2, linestyle="--")
+    axes.annotate("good below", (1, good), xytext=(0, -15), textcoords="offset points", fontsize=11, color=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("unseen images, sorted", fontsize=12)
+    axes.set_ylabel("k-hat of the adapted posterior", fontsize=12)
 
 
 def _plain(axes: Axes) -> None:
