@@ -73,7 +73,7 @@ TABLE = {
 WITH_PYRO = {
     "internals", "explain.source_lines", "atomic.surroundings", "recording.fingerprint", "recording.watch", "elbos",
     "program", "outer.optimizer", "tasks.prior", "metasvi", "algorithms.arguments", "amortize", "models", "guides",
-    "recipes.parts", "cli.starter", "scores", "diagnostics", "demo.reconstructions", "demo.training",
+    "recipes.parts", "cli.starter", "scores", "diagnostics", "demo.reconstructions", "demo.training", "demo.trust",
 }  # fmt: skip
 
 HEAVY = (

@@ -100,10 +100,23 @@ def _target(axes: Axes, curves: Curves, steps: str) -> None:
         fontsize=12,
         color=COLORS["meta"],
     )
+    _cut(axes, curves)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("gradient steps on ten images of an unseen task", fontsize=12)
     axes.set_ylabel("nats per unseen image (lower is better)", fontsize=12)
     axes.legend(frameon=False, fontsize=12.5)
+
+
+def _cut(axes: Axes, curves: Curves) -> None:
+    """Let the axis end above the first step, as all that comes later is far below where a start begins."""
+    means = {start: [point["mean"] for point in curve.values()] for start, curve in curves.items()}
+    lowest, top = (of(of(values[1:]) for values in means.values()) for of in (min, max))
+    margin = 0.08 * (top - lowest)
+    axes.set_ylim(lowest - 2 * margin, top + margin)
+    for place, (start, values) in enumerate(means.items()):
+        if values[0] > top + margin:
+            color, at = COLORS[start], (0.015, 0.97 - 0.07 * place)
+            axes.annotate(f"↑ {values[0]:.0f}", at, xycoords="axes fraction", va="top", fontsize=12, color=color)
 
 
 def _k_hats(axes: Axes, trust: Mapping[str, Mapping[str, Any]]) -> None:
