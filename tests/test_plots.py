@@ -18,9 +18,14 @@ from pyrometa.plots import (
     told_apart,
 )
 
-NAMES = {"pooled": "pooled VAE", "meta": "meta-learned start"}
+NAMES = {
+    "pooled": "pooled VAE",
+    "picked": "pooled VAE, last bias picked by hand",
+    "meta": "meta-learned start",
+}
 CURVES = {
     "pooled": {"0": {"mean": 140.0, "se": 1.5}, "5": {"mean": 139.0, "se": 1.5}, "9": {"mean": 138.0, "se": 1.5}},
+    "picked": {"0": {"mean": 140.0, "se": 1.5}, "5": {"mean": 138.5, "se": 1.2}, "9": {"mean": 137.5, "se": 1.1}},
     "meta": {"0": {"mean": 141.0, "se": 1.4}, "5": {"mean": 136.0, "se": 1.3}},
 }
 TRUST = {
@@ -37,7 +42,7 @@ def test_the_curves_are_the_numbers():
     left, right = curves().axes
     lines = {line.get_label(): line for line in left.lines}
     bands = {tuple(band.get_facecolor()[0][:3]): band for band in left.collections}
-    assert len(bands) == 2
+    assert len(bands) == 3
     for start, curve in CURVES.items():
         assert list(lines[NAMES[start]].get_ydata()) == [point["mean"] for point in curve.values()]
         y = bands[to_rgba(COLORS[start])[:3]].get_paths()[0].vertices[:, 1]

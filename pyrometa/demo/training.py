@@ -95,7 +95,7 @@ def query_losses(
 
 
 def best_candidates(
-    vae: VAE, tasks: MetaBatch, config: DemoConfig, progress: Progress, label: str
+    vae: VAE, candidates: Sequence[Candidate], tasks: MetaBatch, config: DemoConfig, progress: Progress, label: str
 ) -> dict[int, Candidate]:
     """For each of the ``adaptation_steps``, the way to adapt that has the lowest mean query loss after it.
 
@@ -105,10 +105,10 @@ def best_candidates(
         NonFiniteError: there is no other.
     """
     stable: dict[Candidate, Tensor] = {}
-    for i in progress(range(len(config.candidates)), label):
-        losses = _mean_losses(start_at(vae, config.candidates[i], config), tasks, config)
+    for i in progress(range(len(candidates)), label):
+        losses = _mean_losses(start_at(vae, candidates[i], config), tasks, config)
         if losses is not None:
-            stable[config.candidates[i]] = losses
+            stable[candidates[i]] = losses
     if not stable:
         raise NonFiniteError(f"{label}: none of the candidates is stable: give smaller rates")
     at = range(len(config.adaptation_steps))

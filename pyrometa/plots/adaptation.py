@@ -18,10 +18,10 @@ from torch.nn.functional import pad
 
 __all__ = ["adaptation_curves", "query_curve", "reconstructions"]
 
-COLORS = {"pooled": "#0072B2", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
+COLORS = {"pooled": "#0072B2", "picked": "#009E73", "meta": "#D55E00"}  # Okabe and Ito: safe for the colour-blind
 GREY = "#777777"
 GAP = 1  # pixels around an image; twice as many more around a task
-NAMES = {"pooled": "pooled VAE", "meta": "meta-learned start"}
+NAMES = {"pooled": "pooled VAE", "picked": "pooled VAE, last bias picked by hand", "meta": "meta-learned start"}
 
 Curves = Mapping[str, Mapping[str, Mapping[str, float]]]
 
@@ -32,9 +32,9 @@ def adaptation_curves(
     """Query loss against the number of adaptation steps, and beside it whether to trust the posteriors.
 
     Args:
-        curves: ``{start: {steps: {"mean": ..., "se": ...}}}``, nats per image, for the starts ``pooled`` and ``meta``;
+        curves: ``{start: {steps: {"mean": ..., "se": ...}}}``, nats per image, for ``pooled``, ``picked`` and ``meta``;
             bands are one standard error.
-        trust: for each start the ``k_hat`` of some posteriors, and the ``threshold`` below which one is good.
+        trust: for some of them the ``k_hat`` of some posteriors, and the ``threshold`` below which one is good.
         steps: from the meta-learned start after so many steps a line shows what the pooled VAE is to reach.
         title: what the figure shows.
         note: the diagnostics' verdict, below the title.
