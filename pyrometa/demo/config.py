@@ -45,31 +45,35 @@ class DemoConfig:
     seed: int = 0
     hidden: int = 200
     latent: int = 20
-    pooled_steps: int = 1500
+    pooled_steps: int = 1000
     pooled_batch: int = 128
     pooled_lr: float = 3e-3
-    meta_steps: int = 200
+    meta_steps: int = 120
     meta_batch: int = 16
     extra_lr: float = 1e-3
     support: int = 10
     query: int = 10
     inner_steps: int = 5
-    rate: float = 1e-3
-    rate_lr: float = 0.1
+    rate: float = 0.02
+    rate_lr: float = 0.2
     usual: tuple[Candidate, ...] = (
+        ("SGD", DECODER, 0.003),
         ("SGD", DECODER, 0.01),
         ("SGD", DECODER, 0.03),
+        ("SGD", DECODER, 0.1),
     )
     picked: tuple[Candidate, ...] = (
+        ("SGD", OUTPUT_BIAS, 0.3),
         ("SGD", OUTPUT_BIAS, 1.0),
         ("SGD", OUTPUT_BIAS, 3.0),
         ("SGD", OUTPUT_BIAS, 6.0),
         ("SGD", OUTPUT_BIAS, 12.0),
+        ("SGD", OUTPUT_BIAS, 24.0),
     )
     validation_tasks: int = 24
     test_tasks: int = 100
     trusted_tasks: int = 40
-    adaptation_steps: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100)
+    adaptation_steps: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 10, 20, 50)
 
     @classmethod
     def quick(cls, seed: int = 0) -> DemoConfig:

@@ -42,8 +42,8 @@ def headline(result: Mapping[str, Any]) -> str:
     """The same in one line: what the meta-learned start gains over either way."""
     steps, (usual, picked) = result["settings"]["inner_steps"], (result["gain"][name] for name in WAYS)
     return (
-        f"{steps} steps of a meta-learned start gain {usual['mean']:.1f} ± {usual['se']:.1f} nats over a pooled VAE's, "
-        f"{picked['mean']:.1f} ± {picked['se']:.1f} if its bias is picked by hand"
+        f"{steps} meta-learned steps gain {usual['mean']:.1f} ± {usual['se']:.1f} nats over a pooled VAE, "
+        f"{picked['mean']:.1f} ± {picked['se']:.1f} over its bias picked by hand"
     )
 
 

@@ -50,7 +50,7 @@ def adaptation_curves(
     _k_hats(right, trust)
     for axes in (left, right):
         _plain(axes)
-    figure.suptitle(title, fontsize=14, x=0.01, ha="left", weight="bold")
+    figure.suptitle(title, fontsize=13, x=0.01, ha="left", weight="bold")
     figure.supxlabel(note, fontsize=12, x=0.01, ha="left", color="#333333")
     return figure
 
@@ -115,7 +115,7 @@ def _cut(axes: Axes, curves: Curves) -> None:
     axes.set_ylim(lowest - 2 * margin, top + margin)
     for place, (start, values) in enumerate(means.items()):
         if values[0] > top + margin:
-            color, at = COLORS[start], (0.015, 0.97 - 0.07 * place)
+            color, at = COLORS[start], (0.015, 0.5 - 0.07 * place)
             axes.annotate(f"↑ {values[0]:.0f}", at, xycoords="axes fraction", va="top", fontsize=12, color=color)
 
 
@@ -126,7 +126,8 @@ def _k_hats(axes: Axes, trust: Mapping[str, Mapping[str, Any]]) -> None:
         axes.plot(range(1, len(k_hat) + 1), k_hat, color=COLORS[start], linewidth=0, marker="o", markersize=5)
     good = trust["meta"]["threshold"]
     axes.axhline(good, color=GREY, linewidth=1.2, linestyle="--")
-    axes.annotate("good below", (1, good), xytext=(0, -15), textcoords="offset points", fontsize=11, color=GREY)
+    last = max(len(told["k_hat"]) for told in trust.values())
+    axes.text(last, good - 0.03, "good below", ha="right", va="top", fontsize=11, color=GREY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("unseen images, sorted", fontsize=12)
     axes.set_ylabel("k-hat of the adapted posterior", fontsize=12)
