@@ -47,7 +47,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Small counts: a check that it runs.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seeds everything.")] = 0,
 ) -> None:
-    """Fit unseen digit tasks in five steps from a random, a pooled and a meta-learned start."""
+    """Fit unseen digit tasks in five steps from a pooled and a meta-learned start."""
     from pyrometa.cli.demo import run_demo
 
     run_demo(out, quick, seed)

@@ -1,4 +1,4 @@
-"""What ``pyrometa demo`` runs: unseen digit tasks from a random, a pooled and a meta-learned start."""
+"""What ``pyrometa demo`` runs: unseen digit tasks from a pooled and a meta-learned start."""
 
 from pyrometa.demo.config import DemoConfig
 from pyrometa.demo.recipe import RECIPE
