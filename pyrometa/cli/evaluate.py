@@ -44,12 +44,17 @@ def evaluate_run(run: Path, split: str, sets: Sequence[str], device: str | None,
         head = f"{found.checkpoint.stem} of {found.folder}: {losses.shape[1]} {split} tasks"
         typer.echo(f"{head}\n{_table(losses)}")
         trust = {"weights": weights(meta, batches, seed)}
+        typer.echo(trust["weights"].told)
         if tasks:
             trust["gaps"] = gaps(meta, batches, seed, tasks)
-    typer.echo("\n".join(one.told for one in trust.values()))
+            typer.echo(trust["gaps"].told)
     folder = found.folder / "evaluation" / split
-    _draw(folder, {"losses": query_curve(losses, title=head), **_figures(trust)})
-    typer.echo(f"figures: {folder}")
+    try:
+        _draw(folder, {"losses": query_curve(losses, title=head), **_figures(trust)})
+    except OSError as error:
+        typer.echo(f"figures: none, as {error}")
+    else:
+        typer.echo(f"figures: {folder}")
 
 
 def _table(losses: Tensor) -> str:

@@ -54,7 +54,8 @@ def gaps(meta: pm.MetaSVI, batches: Sequence[Pair], seed: int, tasks: int) -> Tr
         report = gap_report(meta, support, query, draws=_DRAWS, seed=seed)
     except _REFUSALS as error:
         return Trust(f"gaps: none, as {error}")
-    return Trust(f"gaps of {len(support)} tasks: {report.verdict}\n{report.table()}", report.plot())
+    counted = "1 task" if len(support) == 1 else f"{len(support)} tasks"
+    return Trust(f"gaps of {counted}: {report.verdict}\n{report.table()}", report.plot())
 
 
 def _adapted(meta: pm.MetaSVI, batches: Iterable[Pair]) -> Iterator[tuple[Any, Args]]:

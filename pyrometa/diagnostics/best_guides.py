@@ -144,7 +144,8 @@ class _Search:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
         with torch.enable_grad():
             loss = self._losses(leaves, noise).mean(1).sum()
-            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            asked = list(leaves.values()) if loss.requires_grad else []
+            grads = torch.autograd.grad(loss, asked, allow_unused=True) if asked else [None] * len(leaves)
         if all(grad is None for grad in grads):
             raise ValueError("no parameter of the guide adapts, so there is no best of it: give adapt='guide'")
         return {name: grad for name, grad in zip(leaves, grads, strict=True) if grad is not None}

@@ -66,10 +66,15 @@ def lc2st(
     with d a classifier between truths and draws of the posteriors of ``tasks`` tasks from the prior. It reads a task's
     data as what q makes of them, the mean m and standard deviation s of each number, and is a logistic regression on
 
-    .. math:: (z,\; z z^\top,\; z \otimes (m, \log s),\; z^2 \otimes (m, \log s)), \qquad z = (\theta - m) / s
+    .. math:: (z,\; z z^\top,\; z \otimes r,\; z^2 \otimes r,\; r,\; r r^\top), \qquad
+        z = (\theta - m) / s, \quad r = (m, \log s)
 
-    which is the form of the truth where both are normal. Under the null hypothesis a task's truth and its draw may be
-    swapped; ``nulls`` classifiers of labels swapped by lot say how large T is then.
+    which is the form of the truth where both are normal, with a shift that is linear in r. Under the null hypothesis a
+    task's truth and its draw may be swapped; ``nulls`` classifiers of labels swapped by lot say how large T is then.
+
+    It knows of data that are like the prior's alone: ask :func:`~pyrometa.diagnostics.psis` about others. And where a
+    guide is wrong for most data, it may be taken for wrong where it is right: a guide with a mean of 0.7 times the
+    exact one was called so in 2 of 10 trials on data with a mean of zero.
 
     Args:
         meta: a :class:`~pyrometa.MetaSVI`.
@@ -155,9 +160,14 @@ class _Summary(NamedTuple):
         """Of values of shape ``(tasks, values, numbers)``."""
         z = self.scaled(values)
         read = ((self.read() - unit[0]) / unit[1]).expand(*z.shape[:2], -1)
-        first, second = torch.triu_indices(z.shape[-1], z.shape[-1])
         local = torch.cat([z, z.square()], -1).unsqueeze(-1) * read.unsqueeze(-2)
-        return torch.cat([z, z[..., first] * z[..., second], local.flatten(-2)], -1)
+        return torch.cat([z, _products(z), local.flatten(-2), read, _products(read)], -1)
+
+
+def _products(values: Tensor) -> Tensor:
+    """Of each two numbers in the last dimension, once."""
+    first, second = torch.triu_indices(values.shape[-1], values.shape[-1])
+    return values[..., first] * values[..., second]
 
 
 def _here(meta: Any, data: tuple[Any, ...], names: list[str], draws: int, steps: int | None) -> Tensor:

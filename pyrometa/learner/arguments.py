@@ -219,7 +219,7 @@ def arguments(name: str, given: Any) -> tuple[Any, ...]:
 
 
 def _shared(kwargs: Kwargs) -> Mapping[str, Any]:
-    if kwargs is not None and not isinstance(kwargs, Mapping):
+    if kwargs and not isinstance(kwargs, Mapping):
         raise TypeError(f"kwargs must be a dictionary of keyword arguments by name, got {type(kwargs).__name__}")
     for label, value in nest.labelled("kwargs", kwargs or {}):
         _check_values(label, value, per_task=False)

@@ -65,7 +65,7 @@ def query_curve(losses: Tensor, *, title: str) -> Figure:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     steps, tasks = range(len(losses)), losses.shape[1]
-    axes.plot(steps, losses, color=COLORS["random"], linewidth=0.7, alpha=0.35)
+    axes.plot(steps, losses, color="#777777", linewidth=0.7, alpha=0.35)
     mean, error = losses.mean(1), losses.std(1, correction=min(1, tasks - 1)) / tasks**0.5
     axes.fill_between(steps, mean - error, mean + error, color=COLORS["meta"], alpha=0.25, linewidth=0)
     axes.plot(steps, mean, color=COLORS["meta"], linewidth=2, marker="o", markersize=5)

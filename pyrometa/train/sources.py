@@ -43,7 +43,7 @@ def source_of(name: str, given: Any, meta_batch: int | None) -> Source:
         if meta_batch is None:
             raise ValueError(f"{name}, a {type(given).__name__}, is asked for so many tasks: give meta_batch=16, say")
         return Sampled(given, meta_batch)
-    if callable(getattr(given, "draw", None)):
+    if callable(getattr(given, "draw", None)) and not (isinstance(given, Iterable) or callable(given)):
         kind = type(given).__name__
         raise TypeError(
             f"{name} is a {kind}, of which TaskSampler({kind}(...), shots=5, queries=10, seed=0) draws tasks"

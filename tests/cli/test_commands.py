@@ -143,7 +143,7 @@ def test_evaluate_prints_the_adaptation_curve_with_standard_errors(trained, said
         r"importance weights of 4 tasks' posteriors: (.*); k-hat is good \(at most 0\.67\) in .*", told
     )
     assert sum(int(part.split()[0]) for part in counted[1].split(", ")) == 4
-    assert lost.startswith("gaps of 1 tasks: ")
+    assert lost.startswith("gaps of 1 task: ")
     assert gaps.split()[0] == "0"
     folder = trained / "evaluation" / "validation"
     assert figures == f"figures: {folder}"
@@ -158,6 +158,23 @@ def test_a_point_estimate_has_no_importance_weights():
     batches = [recipe_program.make_tasks()[1]]
     assert weights(meta, batches, 0).told.startswith("importance weights: none, as the guide gives ")
     assert gaps(meta, batches, 0, 1).told.startswith("gaps: none, as ")
+
+
+def test_a_program_without_latents_has_no_gaps():
+    def line(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", pyro.distributions.Normal(pyro.param("level", torch.zeros(())), 1.0), obs=x)
+
+    meta = pm.MetaSVI(line, lambda x: None, pyro.optim.Adam({"lr": 0.01}), adapt="model", steps=1)
+    tasks = torch.randn(2, 5)
+    assert gaps(meta, [(tasks, tasks)], 0, 1).told.startswith("gaps: none, as no parameter of the guide adapts")
+
+
+def test_a_folder_that_cannot_be_written_has_no_figures(trained, said):
+    (trained / "evaluation").write_text("a file in the way")
+    code, out, err = said("evaluate", trained, "--gaps", 0)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].startswith("figures: none, as ")
 
 
 def test_evaluate_refuses_a_split_that_is_not_there(trained, said):

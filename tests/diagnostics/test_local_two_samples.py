@@ -77,6 +77,18 @@ def test_it_says_where_and_ranks_say_that(monkeypatch):
     assert once.cache_info().misses == 1
 
 
+def test_a_posterior_that_is_right_here_and_shifted_elsewhere_is_right_here():
+    """The log ratio is z d(m) - d(m)**2 / 2, whose last term is of the data alone."""
+
+    class Shrunk(Posterior):
+        def forward(self, x):
+            mean = 0.7 * x.sum() / (len(x) + 1)
+            pyro.sample("mean", dist.Normal(mean, self.width * (len(x) + 1) ** -0.5))
+
+    centred = data(0.0) - data(0.0).mean()
+    assert lc2st(learned(Shrunk()), MEANS, centred, **COUNTS).p_value > 0.01
+
+
 def test_bad_input_and_no_draw_of_the_global_generator():
     meta = learned(Posterior())
     few = {**COUNTS, "tasks": 20}
