@@ -28,7 +28,7 @@ class _Camera:
 
     def draw(self, tasks: int, rows: int, generator: torch.Generator) -> Tensor:
         images = torch.bernoulli(self.family.draw(tasks, rows, generator), generator=generator)
-        luck = torch.rand(tasks, 1, images.shape[-1], generator=generator)
+        luck = torch.rand(tasks, 1, images.shape[-1], generator=generator, device=generator.device)
         return images.masked_fill(luck < STUCK, 0.0).masked_fill(luck < STUCK / 2, 1.0)
 
 
