@@ -11,10 +11,10 @@ from pyro import poutine
 from torch import Tensor
 
 from experiments.results.gp_draws import KERNELS, Draws, Points, draw, exact_log_densities, posterior
+from experiments.results.training import half_width
 from pyrometa.guides import SetEncoderGuide
 
 Losses = dict[str, Tensor]  # of each kernel, (sizes, tasks)
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 percent quantiles, by number of seeds
 COLORS = {"exact": "#555555", "mean pooling": "#0072B2", "attention": "#D55E00"}
 GRID = torch.linspace(-2.0, 2.0, 321)
 
@@ -76,11 +76,10 @@ def over(seeds: Sequence[Tensor]) -> dict[str, Any]:
     values = torch.stack(list(seeds)).double()
     means, tasks = values.mean((1, 2)), values.mean(0)
     error = (tasks.var(1) / tasks.shape[1]).mean().sqrt() / len(tasks) ** 0.5
-    student = STUDENT.get(len(means))
     return {
         "mean": means.mean().item(),
         "half width over tasks": 1.96 * error.item(),
-        "half width over seeds": student and student * means.std().item() / len(means) ** 0.5,
+        "half width over seeds": half_width(means),
         "seeds": means.tolist(),
     }
 

@@ -14,19 +14,18 @@ together. Beside it is a figure with a draw of each kernel.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyrometa as pm
 from benchmarks.files import write_figure, write_json
 from benchmarks.training import one_thread
 from experiments.results import neural_process_report as report
+from experiments.results import training
 from experiments.results.gp_draws import KERNELS, Draws, draw
 from experiments.results.neural_process_networks import AttentiveProcess, MeanProcess
 from pyrometa.scores import PredictiveLoss
@@ -138,17 +137,7 @@ def tasks_of(draws: Draws) -> MetaBatch:
 
 def fit(meta: pm.MetaSVI, batches: Iterator[MetaBatch], steps: int) -> float:
     """Meta-train with a rate that falls to zero; returns CPU seconds."""
-    began = time.process_time()
-    meta.init(next(batches).support)
-    trainer = pm.Trainer(
-        max_steps=steps,
-        schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps),
-        clip_norm=5.0,
-        progress=False,
-        seed=None,
-    )
-    trainer.fit(meta, batches)
-    return time.process_time() - began
+    return training.fit(meta, batches, next(batches).support, steps, clip_norm=5.0)
 
 
 def losses_of(meta: pm.MetaSVI, test: dict[str, list[Draws]], at: Sequence[int]) -> list[report.Losses]:

@@ -15,7 +15,6 @@ CPU seconds of training. A run adds its rows to those that a run of the same set
 import argparse
 import functools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyrometa as pm
 from benchmarks.training import one_thread
 from experiments import omniglot_data as omniglot
 from experiments.results import omniglot_heads as heads
+from experiments.results import training
 from experiments.results.omniglot_heads import Features, Ready, class_logits
 from experiments.results.omniglot_report import over_seeds, settings_of, updated
 from pyrometa.diagnostics import brier_score, expected_calibration_error
@@ -166,17 +165,7 @@ def sampler(background: Characters, ways: int, shots: int, queries: int, seed: i
 
 def fit(meta: pm.MetaSVI, draw: Callable[[int], MetaBatch], steps: int) -> float:
     """Meta-train with rates that fall to zero; returns CPU seconds."""
-    began = time.process_time()
-    meta.init(draw(0).support)
-    trainer = pm.Trainer(
-        max_steps=steps,
-        clip_norm=10.0,
-        schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps),
-        progress=False,
-        seed=None,
-    )
-    trainer.fit(meta, draw)
-    return time.process_time() - began
+    return training.fit(meta, draw, draw(0).support, steps, clip_norm=10.0)
 
 
 def row_of(name: str, shots: int, trained: Sequence[Trained], args: argparse.Namespace) -> dict[str, Any]:

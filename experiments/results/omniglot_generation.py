@@ -26,13 +26,13 @@ import pyro
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import pyrometa as pm
 from benchmarks.gains import seconds_of
 from benchmarks.training import one_thread
 from experiments import omniglot_data as omniglot
 from experiments.results import omniglot_reader as reader
+from experiments.results import training
 from experiments.results.omniglot_report import over_seeds, settings_of, updated
 from pyrometa.models import VAE
 from pyrometa.tasks import Characters, MetaBatch
@@ -149,21 +149,11 @@ def trained_reader(
 
 def fit(meta: pm.MetaSVI, train: Tensor, steps: int, meta_batch: int) -> float:
     """Meta-train with rates that fall to zero; returns CPU seconds."""
-    began = time.process_time()
 
     def draw(step: int) -> MetaBatch:
         return task(train, torch.randint(len(train), (meta_batch,)))
 
-    meta.init(draw(0).support)
-    trainer = pm.Trainer(
-        max_steps=steps,
-        schedule=lambda optimizer: CosineAnnealingLR(optimizer, steps),
-        clip_norm=100.0,
-        progress=False,
-        seed=None,
-    )
-    trainer.fit(meta, draw)
-    return time.process_time() - began
+    return training.fit(meta, draw, draw(0).support, steps, clip_norm=100.0)
 
 
 def gradient_images(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,7 @@ from torch import Tensor
 
 import pyrometa as pm
 from benchmarks.files import write_json
-
-STUDENT = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571)
-"""The 97.5 percent quantile of Student's t, by degrees of freedom less one."""
+from experiments.results.training import finite, half_width
 
 
 def over_seeds(by_seed: Sequence[Tensor]) -> dict[str, Any]:
@@ -33,17 +30,6 @@ def over_seeds(by_seed: Sequence[Tensor]) -> dict[str, Any]:
         "half width over seeds": half_width(seeds),
         "seeds": [finite(seed) for seed in seeds],
     }
-
-
-def finite(value: Tensor) -> float | None:
-    return value.item() if value.isfinite() else None
-
-
-def half_width(seeds: Tensor) -> float | None:
-    """None for a single seed."""
-    if not 1 < len(seeds) <= len(STUDENT):
-        return None
-    return finite(STUDENT[len(seeds) - 1] * seeds.std() / len(seeds) ** 0.5)
 
 
 def settings_of(args: argparse.Namespace, *leave_out: str) -> dict[str, Any]:
