@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pyrometa.cli.trust import Trust, gaps, weights
 from pyrometa.plots import query_curve
 from pyrometa.recipes import Sources, program, read, sources, stored_run, trainer
 from pyrometa.recipes.recipe import NAME
-from pyrometa.saving.whole_files import write_whole
+from pyrometa.saving.whole_files import write_png
 from pyrometa.train.validation import meta_batches, query_losses
 
 if TYPE_CHECKING:
@@ -75,9 +74,7 @@ def _draw(folder: Path, figures: Mapping[str, Figure]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("losses", "weights", "gaps"):
         path = folder / f"{name}.png"
-        if name not in figures:
+        if name in figures:
+            write_png(path, figures[name])
+        else:
             path.unlink(missing_ok=True)
-            continue
-        image = io.BytesIO()
-        figures[name].savefig(image, format="png", dpi=120)
-        write_whole(path, image.getvalue())

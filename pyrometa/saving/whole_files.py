@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -25,6 +29,17 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     with whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure as an image, likewise.
+
+    Raises:
+        OSError: what the system says; the file is as it was.
+    """
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue())
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyrometa.saving.whole_files import write_whole
+from pyrometa.saving.whole_files import write_png
 from pyrometa.train.reports import Report
 from pyrometa.train.state import Record, State
 
@@ -49,9 +48,7 @@ class Curves(Report):
 
 def draw(history: Sequence[Record], path: Path) -> None:
     """Write the curves of a run as an image."""
-    image = io.BytesIO()
-    curves(history).savefig(image, format="png", dpi=120)
-    write_whole(path, image.getvalue())
+    write_png(path, curves(history))
 
 
 def curves(history: Sequence[Record]) -> Figure:
