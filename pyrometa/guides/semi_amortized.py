@@ -207,6 +207,8 @@ class SemiAmortizedGuide(PyroModule):
                 "which training can't differentiate through: give a larger max_dim, or rule=Momentum(lr)"
             )
         with generators.forked(), _Hidden():
+            with torch.no_grad():
+                loss(proposal)  # an ELBO that guesses max_plate_nesting draws more at its first run, and only then
             RowsByLoss(rule, proposal, _on_one_draw(loss, proposal)).check(proposal)
 
     def _restore_store(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyrometa as pm
+from pyrometa.diagnostics import inference_gaps
 from pyrometa.guides import AmortizedGuide, SemiAmortizedGuide
 from pyrometa.guides.row_surface import RowSurface
 
@@ -158,6 +159,20 @@ def test_inner_steps_through_it_are_of_first_order():
     torch.testing.assert_close(*ends, rtol=1e-8, atol=1e-9)
     with pytest.raises(pm.UnsupportedProgramError, match=r"wrong second derivative.*Unrolled\(first_order=True\)"):
         found(meta_svi(model, guide, LOOP, steps=1), *data)
+
+
+@pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO])
+def test_a_fresh_guide_by_an_elbo_that_guesses_its_plates(kind):
+    """To guess, an ELBO draws before its particles do, and once only: the steps' one draw is none of that."""
+    ends, x, amortized = [], rows(), AmortizedGuide(Net(), encoder())
+    amortized(x)  # makes its heads
+    for loss in (elbo(kind), kind(num_particles=4, vectorize_particles=True)):
+        guide = SemiAmortizedGuide(amortized, 3, pm.Newton(), loss=loss)
+        torch.manual_seed(5)
+        ends.append(guide.propose(x))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+    gaps = inference_gaps(guide.model, guide, x, steps=2, num_samples=2)
+    assert gaps.amortized.isfinite().all()
 
 
 def test_plain_svi_trains_encoder_model_and_damping():
