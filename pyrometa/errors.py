@@ -80,7 +80,7 @@ class RecipeError(ValueError):
 
 
 class LoopWarning(UserWarning):
-    """Tasks are run one at a time, which is slower; the message says why."""
+    """Tasks are run one at a time, or not in factors, which is slower; the message says why."""
 
 
 class NonFiniteError(ArithmeticError):

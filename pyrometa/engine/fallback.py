@@ -27,3 +27,16 @@ def fall_back(options: Engine, reason: str, instead: str) -> None:
         raise UnsupportedProgramError(f"this program can't be vectorised over tasks: {reason}", has_line=True)
     message = f"tasks are {instead}, which is slower: {reason}; Engine(vectorize=False) says it is meant"
     warnings.warn(message, LoopWarning, stacklevel=stacklevel())
+
+
+def tell_of_dense(reason: str) -> None:
+    """Say that weights which were asked for in factors are held dense.
+
+    Args:
+        reason: why factors can't hold them.
+
+    Warns:
+        LoopWarning: with the reason.
+    """
+    message = f"fast weights are held dense, which is slower: in factors {reason}; Engine(low_rank=False) admits it"
+    warnings.warn(message, LoopWarning, stacklevel=stacklevel())

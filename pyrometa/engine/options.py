@@ -23,7 +23,8 @@ class Engine:
             and with ``low_rank=True`` also where factors give other numbers; False runs one task at a time, the
             reference that the rest is tested against.
         low_rank: ``"auto"`` holds the fast weights of linear layers as factors where that pays, True wherever it is
-            exact, False nowhere.
+            exact, with one warning where factors give other numbers, False nowhere. ``meta.plan`` says which are held
+            so, and why others are not.
         chunk_size: tasks that are held in memory at a time; None for all. The result does not depend on it.
         record: whether the tensor operations of a meta-step, an evaluation or an adaptation are written down, and
             replayed without Python, which is several times faster where the program is small. ``"auto"`` records what
@@ -57,6 +58,8 @@ class Engine:
             raise ValueError(f"chunk_size must be a positive number of tasks or None, got {self.chunk_size!r}")
         if self.compile is True and self.record is False:
             raise ValueError("compile=True compiles a recording: drop record=False")
+        if self.low_rank is True and self.vectorize is False:
+            raise ValueError("tasks that are run one by one hold no factors: drop vectorize=False, or low_rank")
         if is_recorded_now(self) and self.vectorize is False:
             raise ValueError("tasks that are run one by one can't be recorded: drop vectorize=False, or record")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pyrometa.atomic.interrupts import check_interrupt
-from pyrometa.engine.fallback import fall_back
+from pyrometa.engine.fallback import fall_back, tell_of_dense
 from pyrometa.engine.layouts import fewest, may_hide, problem_modes
 from pyrometa.engine.options import Engine, is_recorded_now
 from pyrometa.engine.plan import Plan, make_plan
@@ -35,7 +36,7 @@ class ProvedPlans:
         self._options = options
         self.kept: Latest[Any, Plan | None] = Latest(_KEPT)
         self._reasons: Latest[Any, str] = Latest(_KEPT)
-        self._warned = False
+        self._warned = self._told_of_dense = False
 
     def plan(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Plan | None:
         """The plan for tasks of this shape, or None where they are run one by one, for good or for now."""
@@ -96,6 +97,9 @@ class ProvedPlans:
         else:
             plan, reason = self._tried(problem, tasks, order)
             if plan is not None:
+                if reason and warn and self._options.low_rank is True and not self._told_of_dense:
+                    tell_of_dense(reason)
+                    self._told_of_dense = True
                 return plan
         self._reasons[_key(problem, tasks, order)] = str(reason)
         if warn and not self._warned:
@@ -104,7 +108,7 @@ class ProvedPlans:
         return None
 
     def _tried(self, problem: Problem, tasks: TaskBatch, order: GradientOrder) -> tuple[Plan | None, str | None]:
-        """A plan that has passed its trial, with factors or else without; or the reason why neither has."""
+        """A plan that has passed its trial, with factors or else without, and the reason why one before it has not."""
         some, reason = to_try(tasks), None
         for low_rank in self._forms():
             try:
@@ -114,9 +118,10 @@ class ProvedPlans:
                 if not tasks.unpadded:
                     raise
                 return None, told(problem.program, error)
-            reason = trial(problem, some, order, plan) or trial_of_padding(problem, tasks, some, order, plan)
-            if reason is None:
-                return plan, None
+            failed = trial(problem, some, order, plan) or trial_of_padding(problem, tasks, some, order, plan)
+            if failed is None:
+                return (plan if reason is None else _without_factors(plan, reason)), reason
+            reason = failed
             if not plan.low_rank:
                 break
         return None, reason
@@ -125,6 +130,11 @@ class ProvedPlans:
         """Values of ``low_rank`` to try in turn."""
         forced = self._options.vectorize is True and self._options.low_rank is True
         return (True,) if forced else (self._options.low_rank, False)
+
+
+def _without_factors(plan: Plan, reason: str) -> Plan:
+    """A dense plan that tells why it is one."""
+    return replace(plan, reasons=dict.fromkeys(plan.reasons, f"dense: in factors {reason}"))
 
 
 def _key(problem: Problem, tasks: TaskBatch, order: GradientOrder) -> Any:

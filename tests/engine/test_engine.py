@@ -255,7 +255,18 @@ def test_a_weight_in_another_operation_is_held_dense(use, operation):
 def test_a_weight_that_escapes_python_is_not_stale():
     escaped = torch.jit.trace(lambda w: (w**2).sum(), torch.ones(2, 2, dtype=torch.float64))
     case = shared(lambda layer, h: escaped(layer.weight))
-    assert_same(case, pm.Engine(low_rank=True))
+    with pytest.warns(pm.LoopWarning, match="held dense.*in factors the vectorised.*low_rank=False"):
+        assert_same(case, pm.Engine(low_rank=True))
+    meta = meta_svi(case, pm.Engine(low_rank=True))
+    with pytest.warns(pm.LoopWarning, match="held dense"):
+        plan = meta.plan(case.support, case.query)
+    gradients(meta, case)  # another trial, and no other warning
+    assert plan["guide.head.weight"].startswith("dense: in factors the vectorised loss or gradient differs")
+
+
+def test_tasks_one_by_one_hold_no_factors():
+    with pytest.raises(ValueError, match="one by one hold no factors: drop vectorize=False, or low_rank"):
+        pm.Engine(vectorize=False, low_rank=True)
 
 
 def test_dense_past_the_rank_that_pays():
