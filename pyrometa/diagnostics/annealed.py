@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.store import store_left_as_it_is
 from pyrometa.diagnostics.unconstrained import LogJoint, Tempered
 
@@ -94,8 +95,7 @@ def ais_log_evidence(
         True
     """
     for name, value, least in (("chains", chains, 2), ("temperatures", temperatures, 2), ("leapfrog", leapfrog, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_count(name, value, least)
     with store_left_as_it_is():
         joint = LogJoint(model, args, dict(kwargs or {}))
         if not joint.size:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrometa import generators
 from pyrometa.diagnostics.best_guides import best_guides
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.evidence import Source, check_source
 from pyrometa.diagnostics.gap_words import table, verdict
 from pyrometa.diagnostics.guided_model import check_meta
@@ -173,8 +174,7 @@ def gap_report(
     """
     check_meta(meta)
     for name, value, least in (("draws", draws, 25), ("search", search, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_count(name, value, least)
     check_source(evidence)
     given = dict(kwargs or {})
     supports, queries = tasks_of(support), None if query is None else tasks_of(query)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.guided_model import model_of
 from pyrometa.diagnostics.pareto import pareto_smoothed
 from pyrometa.diagnostics.weighted_draws import WeightedDraws, weighted_draws
@@ -77,8 +78,7 @@ class PSIS:
         Raises:
             ValueError: ``n`` below 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        check_count("n", n, 1)
         chosen = torch.multinomial(self.log_weights.exp(), n, replacement=True)
         return {name: value[chosen.to(value.device)] for name, value in self.values.items()}
 
@@ -142,8 +142,7 @@ def psis(
         ('too narrow', torch.Size([100]))
     """
     model = model_of(guide, model, "psis")
-    if draws < _FEWEST_DRAWS:
-        raise ValueError(f"draws must be at least {_FEWEST_DRAWS}, got {draws}")
+    check_count("draws", draws, _FEWEST_DRAWS)
     drawn = weighted_draws(model, guide, args, dict(kwargs or {}), draws)
     return judged(drawn)
 
@@ -160,6 +159,8 @@ def judged(drawn: WeightedDraws) -> PSIS:
     shift, width = ({name: pair[i] for name, pair in moments.items()} for i in (0, 1))
     threshold = min(1 - 1 / math.log10(len(raw)), 0.7)
     verdict = _verdict(k_hat, threshold, ess, len(raw), _worst(shift, width, ess))
+    if all((value == value[0]).all() for value in drawn.values.values()):
+        verdict = f"{verdict}, and all draws the same: of other values they say nothing"
     return PSIS(k_hat, log_weights, ess, log_evidence, drawn.values, shift, width, threshold, verdict)
 
 

@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.store import store_left_as_it_is
 
 __all__ = ["elbo", "iwae_log_marginal", "iwae_nll"]
@@ -134,8 +135,7 @@ def log_weights_of(
 ) -> Iterator[Tensor]:
     """Yields ``log w`` in chunks of shape ``(at most chunk_size, N)``; the param store is left as it was."""
     for name, count in (("num_samples", num_samples), ("chunk_size", chunk_size)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+        check_count(name, count, 1)
     for start in range(0, num_samples, chunk_size):
         particles = min(chunk_size, num_samples - start)
         with store_left_as_it_is():

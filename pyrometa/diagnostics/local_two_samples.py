@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrometa import generators
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.rank_calibration import FALSE_ALARMS
 from pyrometa.diagnostics.simulated import simulated
 from pyrometa.diagnostics.weighted_draws import weighted_draws
@@ -22,6 +24,9 @@ __all__ = ["LC2ST", "lc2st"]
 _HELD_OUT = 500
 """Draws of the task's posterior that the statistic is a mean over."""
 
+_FEW = 10
+"""Values of a discrete site that are looked at one by one; more have a width."""
+
 
 @dataclass(frozen=True)
 class LC2ST:
@@ -31,7 +36,8 @@ class LC2ST:
         statistic: the classifier's mean squared distance from a half, over draws of the task's posterior.
         null: likewise, of classifiers between sets that can't be told apart, shape ``(nulls,)``.
         p_value: the share of those that are as large, the statistic counted among them.
-        verdict: "calibrated", "over-confident", "under-confident" or "shifted" here, with the number that is most so.
+        verdict: "calibrated", "over-confident", "under-confident" or "shifted" here, with the number that is most so. A
+            discrete site of few values is shifted, towards a value or away from it.
     """
 
     statistic: float
@@ -91,7 +97,7 @@ def lc2st(
 
     Raises:
         ImportError: scikit-learn is not installed: ``pip install 'pyrometa[diagnostics]'``.
-        TypeError: ``prior_tasks`` that do not tell the truth.
+        TypeError: ``prior_tasks`` that do not tell the truth, a count that is no whole number.
         ValueError: counts out of range, ``data`` missing; what :func:`~pyrometa.diagnostics.psis` refuses.
 
     References:
@@ -112,6 +118,7 @@ def lc2st(
         >>> lc2st(meta, prior_tasks, torch.full((20,), -1.0)).verdict
         "over-confident here: 'mean', the truth is farther out than the draws (p-value 0.005)"
     """
+    check_count("nulls", nulls, 1)
     if nulls < 100:
         raise ValueError(f"nulls must be at least 100, got {nulls}: a p-value is a multiple of 1 / (nulls + 1)")
     if not data:
@@ -121,18 +128,20 @@ def lc2st(
     names, truths, drawn = found.columns()
     with generators.forked():
         generators.seed(seed + 1)
-        here = _here(meta, data, list(found.truths), draws, steps)
+        here, discrete = _here(meta, data, list(found.truths), draws, steps)
         swaps = torch.rand(nulls, len(truths), device="cpu") < 0.5
     known = _Summary.of(drawn[:, 1:])
     unit = known.unit()
     of_truth, of_draw = (known.features(values.unsqueeze(1), unit)[:, 0] for values in (truths, drawn[:, 0]))
     summary = _Summary.of(here[:, :draws])
-    z, points = summary.scaled(here[:, draws:])[0], summary.features(here[:, draws:], unit)[0]
+    held = here[:, draws:]
+    points = summary.features(held, unit)[0]
     told = _told(classifier, of_truth, of_draw, points)
     by_lot = torch.stack([_told(classifier, *_swapped(of_truth, of_draw, swap), points) for swap in swaps])
     statistic, null = _statistic(told), _statistic(by_lot)
     p_value = (1 + (null >= statistic).sum().item()) / (1 + nulls)
-    return LC2ST(statistic.item(), null, p_value, _verdict(names, _off(z, told) / _off(z, by_lot).std(0), p_value))
+    ways = _ways(names, held[0], summary.scaled(held)[0], discrete)
+    return LC2ST(statistic.item(), null, p_value, _verdict(ways, told, by_lot, p_value))
 
 
 class _Summary(NamedTuple):
@@ -172,11 +181,15 @@ def _products(values: Tensor) -> Tensor:
     return values[..., first] * values[..., second]
 
 
-def _here(meta: Any, data: tuple[Any, ...], names: list[str], draws: int, steps: int | None) -> Tensor:
-    """Draws of the task's posterior, some to read the data by and the rest held out, shape ``(1, draws, numbers)``."""
+def _here(
+    meta: Any, data: tuple[Any, ...], names: list[str], draws: int, steps: int | None
+) -> tuple[Tensor, list[bool]]:
+    """Draws of the task's posterior, ``(1, draws, numbers)``, the last held out, and which numbers are discrete."""
     guide = meta.adapt(data, steps=steps)
-    values = weighted_draws(guide.model, guide, data, {}, draws + _HELD_OUT).values
-    return torch.cat([values[name].reshape(draws + _HELD_OUT, -1).double().cpu() for name in names], 1).unsqueeze(0)
+    drawn = weighted_draws(guide.model, guide, data, {}, draws + _HELD_OUT)
+    columns = {name: drawn.values[name].reshape(draws + _HELD_OUT, -1).double().cpu() for name in names}
+    discrete = [name in drawn.discrete for name in names for _ in range(columns[name].shape[1])]
+    return torch.cat(list(columns.values()), 1).unsqueeze(0), discrete
 
 
 def _classifier() -> Any:
@@ -205,24 +218,61 @@ def _statistic(told: Tensor) -> Tensor:
     return (told - 0.5).square().mean(-1)
 
 
-def _off(z: Tensor, told: Tensor) -> Tensor:
-    """How far up and how much wider draws that pass for truths are, of each number, shape ``(..., 2, numbers)``."""
-    weights = told / told.sum(-1, keepdim=True)
-    mean, square = weights @ z, weights @ z.square()
-    deviation = (square - mean.square()).sqrt()
-    return torch.stack([mean - z.mean(0), (deviation / z.std(0)).log()], -2)
+class _Way(NamedTuple):
+    """A way in which truths may differ from draws.
+
+    Attributes:
+        off: how far they do, as far as probabilities of draws to be truths tell, ``(..., draws)`` to ``(...)``.
+        above: what to say where that is above 0.
+        below: what to say else.
+    """
+
+    off: Callable[[Tensor], Tensor]
+    above: str
+    below: str
 
 
-def _verdict(names: list[str], off: Tensor, p_value: float) -> str:
-    """In words, of what is off in units of what is off by lot."""
-    told = f"(p-value {p_value:.2g})"
+def _ways(names: list[str], values: Tensor, z: Tensor, discrete: list[bool]) -> list[_Way]:
+    """Of all numbers: the place and the width, and the share of each value where they are few."""
+    ways = []
+    for name, value, scaled, choice in zip(names, values.T, z.T, discrete, strict=True):
+        few = value.unique() if choice else value
+        ways += _shares(name, value, few) if len(few) <= _FEW else _moments(name, scaled)
+    return ways
+
+
+def _shares(name: str, value: Tensor, few: Tensor) -> list[_Way]:
+    words = [(one, f"shifted here: {name!r}, the truth is {one:g}") for one in few.tolist()]
+    return [
+        _Way(
+            lambda told, one=one: ((told - 0.5) * (value == one)).mean(-1),  # type: ignore[misc]
+            f"{word} more often than the draws",
+            f"{word} less often than the draws",
+        )
+        for one, word in words
+    ]
+
+
+def _moments(name: str, z: Tensor) -> list[_Way]:
+    def up(told: Tensor) -> Tensor:
+        return told @ z / told.sum(-1) - z.mean()
+
+    def wider(told: Tensor) -> Tensor:
+        mean, square = (told @ power / told.sum(-1) for power in (z, z.square()))
+        return ((square - mean.square()).sqrt() / z.std()).log()
+
+    where, how = f"shifted here: {name!r}, the truth is", f"-confident here: {name!r}, the truth is farther"
+    return [
+        _Way(up, f"{where} above the draws", f"{where} below the draws"),
+        _Way(wider, f"over{how} out than the draws", f"under{how} in than the draws"),
+    ]
+
+
+def _verdict(ways: list[_Way], told: Tensor, by_lot: Tensor, p_value: float) -> str:
+    """In words, of what is most off in units of what is off by lot."""
+    with_p = f"(p-value {p_value:.2g})"
     if p_value > FALSE_ALARMS:
-        return f"calibrated here: as far as a classifier tells {told}"
-    kind, place = divmod(int(off.abs().argmax()), len(names))
-    far = off[kind, place] > 0
-    if kind == 0:
-        word, clause = "shifted", f"the truth is {'above' if far else 'below'} the draws"
-    else:
-        word, clause = ("over", "out") if far else ("under", "in")
-        word, clause = f"{word}-confident", f"the truth is farther {clause} than the draws"
-    return f"{word} here: {names[place]!r}, {clause} {told}"
+        return f"calibrated here: as far as a classifier tells {with_p}"
+    off = torch.stack([way.off(told) / way.off(by_lot).std() for way in ways])
+    most = int(off.abs().argmax())
+    return f"{ways[most].above if off[most] > 0 else ways[most].below} {with_p}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrometa import generators
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.guided_model import check_meta
 from pyrometa.diagnostics.task_arguments import tasks_of
 from pyrometa.diagnostics.weighted_draws import weighted_draws
@@ -46,7 +47,7 @@ def simulated(
     """Draw tasks, adapt to each, and draw from what comes of it; the global generators are left where they are.
 
     Raises:
-        TypeError: no MetaSVI, or tasks that do not tell what they were drawn from.
+        TypeError: no MetaSVI, a count that is no whole number, or tasks that do not tell what they were drawn from.
         ValueError: counts out of range, or a guide that draws none of the model's latent sites.
     """
     check_meta(meta)
@@ -56,8 +57,7 @@ def simulated(
             "give pyrometa.tasks.PriorTasks(model, ...)"
         )
     for name, value, least in (("tasks", tasks, 20), ("rows", rows, 1), ("draws", draws, 10)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_count(name, value, least)
     with generators.forked():
         generators.seed(seed)
         generator = torch.Generator().manual_seed(seed)

@@ -166,7 +166,10 @@ class _Placed(Messenger):
 
 def is_discrete(site: Any) -> bool:
     """Whether a latent site is a choice, and no number."""
-    return bool(site["fn"].support.is_discrete)
+    try:
+        return bool(site["fn"].support.is_discrete)
+    except NotImplementedError:  # a distribution of the user's own need not tell
+        return False
 
 
 def _enumerated(site: Any) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from torch.func import vmap
 
 from pyrometa import generators
 from pyrometa.atomic.interrupts import check_interrupt
+from pyrometa.diagnostics.counts import check_count
 from pyrometa.diagnostics.store import store_left_as_it_is
+from pyrometa.diagnostics.unconstrained import is_discrete
 from pyrometa.elbos import loss_of
 from pyrometa.noise.ahead import draw_noise
 from pyrometa.noise.batched_noise import BatchedNoise
@@ -43,11 +45,13 @@ class WeightedDraws(NamedTuple):
         values: of each latent site, shape ``(draws, *site)``.
         log_weights: ``log p(data, values) - log q(values)``, shape ``(draws,)``, in double precision.
         rounding: how far rounding alone may move a log weight.
+        discrete: the sites whose values are choices or counts.
     """
 
     values: dict[str, Tensor]
     log_weights: Tensor
     rounding: float
+    discrete: frozenset[str]
 
 
 @torch.no_grad()
@@ -64,21 +68,21 @@ def weighted_draws(
 
     Raises:
         ValueError: ``count`` below 2, a latent site that the guide does not draw, one that only the guide has, one that
-            is scaled, one that has the same value in each draw, or a weight that is not a number.
+            is scaled, a continuous one that has the same value in each draw, or a weight that is not a number.
     """
-    if count < 2:
-        raise ValueError(f"draws must be at least 2, got {count}")
+    check_count("draws", count, 2)
     with store_left_as_it_is():
-        parts = list(_Pair(model, guide, args, kwargs).parts(count))
+        pair = _Pair(model, guide, args, kwargs)
+        parts = list(pair.parts(count))
     values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
     log_weights = torch.cat([part.log_weights for part in parts])
-    _check(values, log_weights)
-    return WeightedDraws(values, log_weights, max(part.rounding for part in parts))
+    _check({name: value for name, value in values.items() if name not in pair.discrete}, log_weights)
+    return WeightedDraws(values, log_weights, max(part.rounding for part in parts), pair.discrete)
 
 
-def _check(values: Mapping[str, Tensor], log_weights: Tensor) -> None:
-    for name, value in values.items():
-        if value.is_floating_point() and (value == value[0]).all():
+def _check(continuous: Mapping[str, Tensor], log_weights: Tensor) -> None:
+    for name, value in continuous.items():
+        if (value == value[0]).all():
             raise ValueError(
                 f"the guide gives {name!r} the same value in each draw, and a point has no importance weight: "
                 "give a guide with a spread, such as AutoNormal"
@@ -110,6 +114,7 @@ class _Pair:
         check_sites(guide_trace, model_trace, {})
         sites = {**draws(guide_trace), **draws(model_trace)}
         _check_scales(sites)
+        self.discrete = frozenset(name for name, site in latents(guide_trace).items() if is_discrete(site))
         self._names = [name for name, site in latents(guide_trace).items() if not is_auxiliary(site)]
         self._loss = loss_of(_elbo(sites, enumerates=any(name not in guide_trace for name in latents(model_trace))))
         self._tapes = Tapes()
@@ -123,7 +128,7 @@ class _Pair:
                 draw = self._one_by_one
             values, log_weights, log_q = draw(noise)
             kept = {name: values[name] for name in self._names}
-            yield WeightedDraws(kept, log_weights.double(), _rounding(log_weights, log_q))
+            yield WeightedDraws(kept, log_weights.double(), _rounding(log_weights, log_q), self.discrete)
 
     def _noise(self, count: int) -> list[Tensor]:
         """One tensor for each draw of noise that a run makes, of shape ``(count, *draw)``."""

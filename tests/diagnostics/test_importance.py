@@ -230,3 +230,14 @@ def test_what_has_no_weight_is_refused():
         psis(AutoNormal(subsampled), x[:, 0])
     with pytest.raises(ValueError, match="no finite number in 100 of 100 draws"):
         psis(lambda _: posterior()(x), x * math.nan, model=normal_means, draws=100)
+
+
+def test_draws_of_a_coin_that_are_all_the_same_are_told_so():
+    def model(x):
+        coin = pyro.sample("coin", dist.Bernoulli(0.5))
+        pyro.sample("x", dist.Normal(coin, 1.0), obs=x)
+
+    found = psis(
+        lambda x: pyro.sample("coin", dist.Bernoulli(logits=torch.tensor(-30.0))), torch.tensor(2.0), model=model
+    )
+    assert found.verdict.endswith("all draws the same: of other values they say nothing")

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyrometa as pm
@@ -15,6 +16,7 @@ from pyrometa.tasks import PriorTasks
 
 ROWS = 8
 COUNTS = {"rows": ROWS, "tasks": 200, "draws": 40, "nulls": 100}
+FEW = {**COUNTS, "tasks": 150, "draws": 20}
 
 
 def model(x):
@@ -89,6 +91,58 @@ def test_a_posterior_that_is_right_here_and_shifted_elsewhere_is_right_here():
     assert lc2st(learned(Shrunk()), MEANS, centred, **COUNTS).p_value > 0.01
 
 
+def coins(x):
+    fair = pyro.sample("fair", dist.Bernoulli(0.5))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Bernoulli(0.3 + 0.2 * fair), obs=x)
+
+
+class Fair(nn.Module):
+    """The exact posterior's log odds, and so much."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x):
+        odds = dist.Bernoulli(0.5).log_prob(x).sum() - dist.Bernoulli(0.3).log_prob(x).sum()
+        pyro.sample("fair", dist.Bernoulli(logits=odds + self.bias))
+
+
+@pytest.mark.parametrize(
+    ("bias", "told"),
+    [
+        (3.0, "'fair', the truth is 1 less often than the draws"),
+        (-30.0, "'fair', the truth is 0 less often than the draws"),
+    ],
+)
+def test_a_coin_has_values_and_no_width(bias, told):
+    """Of the last one all draws are 0, which is no reason to refuse them."""
+    meta = pm.MetaSVI(coins, Fair(bias), pyro.optim.Adam({"lr": 0.1}), loss=Trace_ELBO(), steps=0)
+    prior_tasks = PriorTasks(coins, lambda rows, _: torch.zeros(rows), observed={"x": 0})
+    assert lc2st(meta, prior_tasks, torch.ones(ROWS).cumsum(0) % 2, **FEW).verdict.startswith(f"shifted here: {told}")
+
+
+def test_categories_are_told_by_value():
+    """Too much of the category in the middle: a width would be too small."""
+
+    def kinds(x):
+        kind = pyro.sample("kind", dist.Categorical(torch.tensor([0.2, 0.5, 0.3])))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.4 * (kind - 1), 1.0), obs=x)
+
+    class Kind(Fair):
+        def forward(self, x):
+            fits = torch.stack([dist.Normal(0.4 * (kind - 1), 1.0).log_prob(x).sum() for kind in range(3)])
+            logits = fits + torch.tensor([0.2, 0.5, 0.3]).log() + self.bias * torch.tensor([0.0, 1.0, 0.0])
+            pyro.sample("kind", dist.Categorical(logits=logits))
+
+    meta = pm.MetaSVI(kinds, Kind(3.0), pyro.optim.Adam({"lr": 0.1}), loss=Trace_ELBO(), steps=0)
+    prior_tasks = PriorTasks(kinds, lambda rows, _: torch.zeros(rows), observed={"x": 0})
+    verdict = lc2st(meta, prior_tasks, torch.zeros(ROWS), **FEW).verdict
+    assert verdict.startswith("shifted here: 'kind', the truth is 1 less often than the draws")
+
+
 def test_bad_input_and_no_draw_of_the_global_generator():
     meta = learned(Posterior())
     few = {**COUNTS, "tasks": 20}
@@ -98,6 +152,10 @@ def test_bad_input_and_no_draw_of_the_global_generator():
     assert (one.statistic, one.p_value) == (other.statistic, other.p_value)
     with pytest.raises(ValueError, match="nulls must be at least 100, got 99: a p-value"):
         lc2st(meta, MEANS, torch.ones(ROWS), nulls=99)
+    with pytest.raises(TypeError, match=r"nulls must be a whole number, got 150\.0"):
+        lc2st(meta, MEANS, torch.ones(ROWS), nulls=150.0)
+    with pytest.raises(TypeError, match=r"draws must be a whole number, got 40\.0"):
+        lc2st(meta, MEANS, torch.ones(ROWS), draws=40.0)
     with pytest.raises(ValueError, match="no data: give the task's support set"):
         lc2st(meta, MEANS)
     with pytest.raises(ValueError, match="tasks must be at least 20"):
