@@ -27,6 +27,10 @@ def pareto_smoothed(log_weights: Tensor) -> tuple[Tensor, float]:
     The shape :math:`\hat k` is that of Zhang and Stephens, drawn towards 1/2 as by ten more weights of that shape. It
     says how many moments the weights have: fewer than :math:`1 / \hat k`.
 
+    Both are those of ``psislw`` in ArviZ 0.23, to 1e-9; but it says ``inf`` where all weights are equal, and of some
+    equal ones in the tail it gives the larger values to others. ArviZ 1 takes minus the log weights and rounds M down,
+    not up: where that is another number, of 1,000 or 4,000 weights, k-hats were up to 0.02 apart and log weights 0.04.
+
     Args:
         log_weights: shape ``(S,)``, unnormalised.
 

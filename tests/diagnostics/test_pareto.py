@@ -1,12 +1,18 @@
 """The tail of importance weights, against distributions of which it is known."""
 
 import math
+import warnings
+from importlib import import_module
 
 import pytest
 import torch
 from torch.distributions import Normal, Uniform
 
 from pyrometa.diagnostics import pareto_smoothed
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import arviz
 
 REPEATS = 40
 
@@ -42,6 +48,35 @@ def test_smoothing_makes_means_of_heavy_weights_better():
         for estimates, weights in ((plain, logs.softmax(0)), (smooth, pareto_smoothed(logs)[0].exp())):
             estimates.append((weights * z.square()).sum() - 1)
     assert torch.stack(smooth).square().mean() < 0.9 * torch.stack(plain).square().mean()
+
+
+def by_arviz(logs):
+    """Log weights and k-hat by ArviZ, and how near they are: from version 1 on it rounds the tail's size down."""
+    if hasattr(arviz, "psislw"):
+        return *arviz.psislw(logs.numpy().copy()), 1e-9
+    found = import_module("arviz_stats.base").array_stats.psislw(-logs.numpy())
+    return *found, 1e-9 if len(logs) <= 225 or math.sqrt(len(logs)).is_integer() else 0.05
+
+
+@pytest.mark.parametrize("size", [100, 1000, 3600])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda size: 0.5 * torch.randn(size),
+        lambda size: 5 * torch.randn(size),
+        lambda size: -1.2 * torch.rand(size).log(),
+        lambda size: torch.rand(size).log(),
+        lambda size: (0.75 * torch.randn(size, 20).square()).sum(1),
+    ],
+    ids=["lognormal", "wide", "pareto", "uniform", "20 latents"],
+)
+def test_as_arviz(draw, size):
+    torch.manual_seed(0)
+    logs = draw(size).double()
+    smooth, k_hat = pareto_smoothed(logs)
+    expected, expected_k_hat, tolerance = by_arviz(logs)
+    assert k_hat == pytest.approx(float(expected_k_hat), abs=tolerance)
+    torch.testing.assert_close(smooth, torch.as_tensor(expected), atol=tolerance, rtol=0.0)
 
 
 def test_only_the_tail_moves_and_the_largest_weight_bounds_it():
