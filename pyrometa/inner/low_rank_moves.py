@@ -51,8 +51,8 @@ def fisher(factor: Tensor) -> Tensor:
     r"""The Fisher matrix of :math:`(\log s, W)`, W row by row, shape ``(*batch, size (1 + rank), size (1 + rank))``.
 
     With :math:`K = I + W W^\top` and :math:`Q = K^{-1}`, of
-    :math:`\frac12 \operatorname{tr} (Q E Q E)`, :math:`E = X K + K X + V W^\top + W V^\top` for changes X of
-    :math:`\log s` and V of W.
+    :math:`\frac12 \operatorname{tr} (Q E Q E)`, :math:`E = X K + K X + U W^\top + W U^\top` for changes X of
+    :math:`\log s` and U of W.
     """
     covariance = _correlated(factor)
     inner = torch.linalg.inv(covariance)

@@ -25,7 +25,7 @@ class Preconditioned:
 
     - ``"meta_curvature"``: a matrix on each dimension, :math:`T(G) = M_{in} G M_{out}` for a weight matrix, one more
       for the window of a convolution's kernel, an elementwise factor for a vector (``MetaCurvatureTransform``);
-    - ``"kronecker"``: :math:`T(G) = L^T L \, G \, R^T R`, positive semi-definite (``KroneckerTransform`` of
+    - ``"kronecker"``: :math:`T(G) = A^T A \, G \, B^T B`, positive semi-definite (``KroneckerTransform`` of
       ``KroneckerLinear``). All filters of a convolution share one pair, over input channels and window.
 
     A scalar is transformed as a vector of one element; tensors of 3 or more than 4 dimensions are refused by both.
