@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.files import write_json
+from experiments.results.training import half_width
 from pyrometa.tasks import load_images
-
-T_QUANTILES = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Of Student's t with one degree of freedom less than seeds, at 97.5%."""
 
 BINARISED_BY = 0
 """The seed by which test images are binarised, the same for all runs."""
@@ -53,9 +51,7 @@ def binarized(images: Tensor, seed: int = BINARISED_BY) -> Tensor:
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean of the seeds' figures and the half width of its 95% interval by Student's t; None of a single seed."""
     found = torch.tensor(values, dtype=torch.double)
-    quantile = T_QUANTILES.get(len(found))
-    half = None if quantile is None else quantile * found.std().item() / len(found) ** 0.5
-    return {"mean": found.mean().item(), "half_width": half, "seeds": found.tolist()}
+    return {"mean": found.mean().item(), "half_width": half_width(found), "seeds": found.tolist()}
 
 
 def over_seeds_and_images(values: Sequence[Tensor]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import t
 
 from experiments.results import inference_gap, mnist_report, shift, vae_mnist, vae_scores, vae_training
 from experiments.results.vae import KINDS, Network
@@ -105,8 +106,14 @@ def test_a_branch_leaves_the_trunk_as_it_is_and_files_keep_it(tmp_path):
         vae_training.loaded(Recipe("mnist", "semi-amortised", 0, 1e-2, 50, hidden=4, latent=2, batch=20), path)
 
 
+@pytest.mark.parametrize("seeds", range(2, 11))
+def test_the_interval_over_seeds_is_students(seeds):
+    found = torch.arange(seeds).double()
+    expected = t.ppf(0.975, seeds - 1) * found.std().item() / math.sqrt(seeds)
+    assert mnist_report.over_seeds(found.tolist())["half_width"] == pytest.approx(expected, rel=3e-4)
+
+
 def test_figures_over_seeds_and_images():
-    assert mnist_report.over_seeds([1.0, 3.0])["half_width"] == pytest.approx(12.71 * math.sqrt(2) / math.sqrt(2))
     found = mnist_report.over_seeds_and_images([torch.tensor([0.0, 2.0]), torch.tensor([2.0, 4.0])])
     assert found["mean"] == 2.0
     assert found["image_error"] == pytest.approx(1.0)
