@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -16,6 +17,8 @@ from pyrometa.tasks.stored import StoredRows
 __all__ = ["GroupSampler", "GroupedTasks"]
 
 Lists = tuple[list[ModelTensors], list[ModelTensors]]
+
+Support = float | Literal["all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +44,12 @@ class GroupedTasks:
         """How many rows each group has; reads none."""
         return self.rows.sizes if isinstance(self.rows, StoredRows) else [row_count(rows) for rows in self.rows]
 
-    def split(self, support: float = 0.5, *, seed: int = 0) -> Lists:
+    def split(self, support: Support = 0.5, *, seed: int = 0) -> Lists:
         """Split every group's rows at random into support and query: a fixed set to evaluate on.
 
         Args:
             support: support rows a group if an integer, else their share of each group, within (0, 1) and rounded; at
-                least one row goes to each side.
+                least one row goes to each side. ``"all"`` puts all rows on both.
             seed: the same seed gives the same rows.
 
         Returns:
@@ -83,7 +86,8 @@ class GroupSampler(Seeded):
     Args:
         tasks: the groups.
         support: support rows a group if an integer, else their share of each group, within (0, 1) and rounded; at
-            least one row goes to each side.
+            least one row goes to each side. ``"all"`` puts all rows on both, as where a guide has parameters of its
+            own for each row.
         seed: seeds the sampler's generator.
 
     Raises:
@@ -100,7 +104,7 @@ class GroupSampler(Seeded):
         [(torch.Size([4, 3]), torch.Size([4])), (torch.Size([4, 3]), torch.Size([4]))]
     """
 
-    def __init__(self, tasks: GroupedTasks, *, support: float = 0.5, seed: int) -> None:
+    def __init__(self, tasks: GroupedTasks, *, support: Support = 0.5, seed: int) -> None:
         _check_support(support, tasks)
         super().__init__(seed)
         self.tasks = tasks
@@ -128,23 +132,27 @@ class GroupSampler(Seeded):
         return _split_all(self.tasks._read(chosen), self.support, generator)
 
 
-def _split_all(groups: Sequence[ModelTensors], support: float, generator: torch.Generator) -> Lists:
+def _split_all(groups: Sequence[ModelTensors], support: Support, generator: torch.Generator) -> Lists:
     supports, queries = [], []
     for data in groups:
         order = torch.randperm(row_count(data), generator=generator, device=generator.device)
         count = _support_rows(support, len(order))
         supports.append(take(data, order[:count]))
-        queries.append(take(data, order[count:]))
+        queries.append(take(data, order[0 if support == "all" else count :]))
     return supports, queries
 
 
-def _support_rows(support: float, size: int) -> int:
+def _support_rows(support: Support, size: int) -> int:
+    if support == "all":
+        return size
     return support if isinstance(support, int) else min(max(round(support * size), 1), size - 1)
 
 
-def _check_support(support: float, tasks: GroupedTasks) -> None:
+def _check_support(support: Support, tasks: GroupedTasks) -> None:
+    if support == "all":
+        return
     if isinstance(support, bool) or not isinstance(support, (int, float)):
-        raise TypeError(f"support must be a number of rows or a share of them, got {support!r}")
+        raise TypeError(f"support must be a number of rows, a share of them or 'all', got {support!r}")
     if isinstance(support, float) and not 0 < support < 1:
         raise ValueError(f"support as a share of the rows must lie within (0, 1), got {support}")
     if isinstance(support, int):

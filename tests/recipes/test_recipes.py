@@ -223,6 +223,10 @@ validation_tasks = 5
     support, query = validation
     assert [len(validation[0]), len(test[0])] == [5, 5]
     assert (support[0][0].shape, query[0][1].shape) == ((2, 1), (4,))
+    support, query = sources(made(tmp_path, rest=rest, sets=["tasks.support='all'"])).train.sample(2)
+    assert [len(s[1]) for s in support] == [6, 6]
+    assert all(torch.equal(s[1], q[1]) for s, q in zip(support, query, strict=True))  # scored on what it adapts to
+    support, query = validation
     again = sources(made(tmp_path, rest=rest, sets=["trainer.seed=5"]))
     assert torch.equal(again.validation[0][0][1], support[0][1])  # another draw of the same split
     assert not torch.equal(again.train.sample(20)[0][0][1], train.sample(20)[0][0][1])

@@ -76,6 +76,13 @@ def test_support_and_query_are_a_partition_of_each_group(support, counts):
         assert (q[1] == name).all()
 
 
+def test_all_rows_may_be_support_and_query():
+    tasks = all_in_train()
+    for rows, support, query in zip(tasks.rows, *tasks.split("all"), strict=True):
+        assert sorted(support[0].tolist()) == rows[0].tolist()
+        assert all(map(torch.equal, support, query))
+
+
 def test_a_split_is_fixed_by_its_seed():
     tasks = all_in_train()
     first, again, other = ([s[0].tolist() for s in tasks.split(0.5, seed=seed)[0]] for seed in (0, 0, 1))
@@ -159,7 +166,7 @@ def test_bad_tables(change, error, message):
         (0, ValueError, "support must be at least 1"),
         (1.0, ValueError, r"within \(0, 1\), got 1.0"),
         (0.0, ValueError, r"within \(0, 1\)"),
-        (True, TypeError, "a number of rows or a share"),
+        (True, TypeError, "a number of rows, a share of them or 'all'"),
         ("half", TypeError, "got 'half'"),
     ],
 )
