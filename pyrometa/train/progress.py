@@ -82,11 +82,12 @@ class Lines(Report):
 
 
 class _Latest:
-    """The latest numbers."""
+    """The latest numbers, and the step of the validation where that is not the last one."""
 
     def __init__(self) -> None:
         self.steps = 0
         self._record: Record = {}
+        self._validated = 0
 
     def begin(self, state: State) -> None:
         self.steps = state.step
@@ -95,10 +96,14 @@ class _Latest:
 
     def take(self, record: Record) -> None:
         self._record = {**self._record, **record}
+        if "validation" in record:
+            self._validated = record["step"]
 
     def numbers(self) -> list[str]:
         told = self._record
         parts = [f"{name} {told[name]:.4g}" for name in ("loss", "validation") if told.get(name) is not None]
+        if told.get("validation") is not None and self._validated != told["step"]:
+            parts[-1] += f" at {self._validated}"
         parts += [f"{told['tasks_per_second']:.4g} tasks/s"] if told.get("tasks_per_second") else []
         return parts + ([f"{told['skipped']} skipped"] if told.get("skipped") else [])
 

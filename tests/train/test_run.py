@@ -153,6 +153,9 @@ def test_lines_are_few_and_tell_how_far_it_is(capsys):
     assert len(written) == 20
     assert written[9].startswith("step 30/60, loss ")
     assert all(part in written[9] for part in (", validation ", " tasks/s, ", " left"))
+    validation = written[9].split(", ")[2]
+    assert f", {validation} at 30, " in written[10]
+    assert "validation" not in written[8]
     trained(checkpoint_every=None, progress=False)
     assert capsys.readouterr() == ("", "")
 
