@@ -68,8 +68,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latent", type=int, default=20)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--start-steps", type=int, default=2500, help="of SVI, before the two part")
-    parser.add_argument("--reading-steps", type=int, default=1500, help="meta-steps without inner steps")
-    parser.add_argument("--refining-steps", type=int, default=100, help="meta-steps through five inner steps")
+    parser.add_argument("--reading-steps", type=int, default=8000, help="meta-steps without inner steps")
+    parser.add_argument("--refining-steps", type=int, default=600, help="meta-steps through five inner steps")
     parser.add_argument("--meta-batch", type=int, default=16)
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[3e-5, 1e-4, 3e-4, 1e-3], help="of Adam, to choose from"

@@ -81,7 +81,7 @@ def predictive_bound(model: Program, guide: Program, x: Tensor) -> Tensor:
     return divergence.sum() - p.nodes["x"]["log_prob"].sum()
 
 
-RATES = {"guide.context.amortized.heads.c.bias": 0.01, "model.decoder.*": 5e-4}
+RATES = {"guide.context.amortized.heads.c.bias": 0.05, "model.decoder.*": 1e-3}
 """Where learning begins the rates of what adapts: the bias that the context's posterior is read off by, the decoder."""
 
 
