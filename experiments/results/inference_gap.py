@@ -59,7 +59,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     gaps: dict[str, list[InferenceGaps]] = {}
     results: dict[str, Any] = {"published": PUBLISHED, "networks": [], "annealed": []}
     for seed in args.seeds:
-        for kind in KINDS:
+        for kind in args.kinds:
             one = network(kind, seed, train, args)
             results["networks"].append({"kind": kind, "seed": seed, "steps": one.steps, "cpu_seconds": one.seconds})
             for name, guide in guides(one.network, train, args).items():
@@ -79,6 +79,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = report.parser(__doc__.splitlines()[0], "inference_gap")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="networks")
     parser.add_argument("--minutes", type=float, default=1.0, help="CPU minutes of training")
     parser.add_argument("--images", type=int, default=100, help="test images")
     parser.add_argument("--optimisation-steps", type=int, default=400, help="to the optimal posterior of an image")
