@@ -56,6 +56,10 @@ class Folder:
         found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
+    def after(self, step: int) -> list[Path]:
+        """The checkpoints of later steps."""
+        return [path for path in self.steps() if path.name > self.path(step).name]
+
     def keep(self, steps: Collection[int]) -> None:
         """Remove the checkpoints of all other steps."""
         names = {self.path(step).name for step in steps}
@@ -68,10 +72,14 @@ class Folder:
         write(self.path(step), dict(state), kind=META)
         return self.path(step)
 
-    def note_best(self, step: int, loss: float) -> None:
-        """Write down which checkpoint has the lowest validation loss."""
+    def note_best(self, step: int | None, loss: float | None) -> None:
+        """Write down which checkpoint has the lowest validation loss, if there is one and it is there."""
+        note = self.checkpoints / "best.json"
+        if step is None or not self.path(step).is_file():
+            note.unlink(missing_ok=True)
+            return
         told = {"step": step, "validation": loss, "checkpoint": self.path(step).name}
-        write_whole(self.checkpoints / "best.json", (json.dumps(told) + "\n").encode())
+        write_whole(note, (json.dumps(told) + "\n").encode())
 
     def best(self) -> Path:
         """The checkpoint of the lowest validation loss.

@@ -89,7 +89,7 @@ def _advance(run: Run) -> None:
     if validation:
         _tell(run, "on_validation", loss)
     improved = bool(validation) and state.best_step == state.step
-    if run.folder is not None and (improved or _due(run, _every(run, options.checkpoint_every))):
+    if run.folder is not None and (improved or run.turned_back or _due(run, _every(run, options.checkpoint_every))):
         save(run, run.position())
         _tell(run, "on_checkpoint", loss)
 

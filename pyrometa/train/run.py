@@ -43,6 +43,7 @@ class Run:
         state: where it stands.
         first: the meta-batch of its first step and where all stood before it was drawn, as long as that is not taken.
         saved: the step of the last checkpoint in the folder; None before the first.
+        turned_back: whether the folder still holds later checkpoints than the one it goes on from.
         stop: whether a callback has asked to stop.
         clock: when its seconds were last counted.
     """
@@ -59,6 +60,7 @@ class Run:
     state: State = field(default_factory=State)
     first: tuple[Pair, Mapping[str, Any]] | None = None
     saved: int | None = None
+    turned_back: bool = False
     stop: bool = False
     clock: float = field(default_factory=time.perf_counter)
 
@@ -114,7 +116,10 @@ def begin(run: Run, found: Found | None) -> None:
     saved = of_first(run.processes, None if found is None else dict(found.state))
     if saved is not None:
         _go_on(run, saved)
-        if found is not None and run.folder is not None and found.path == run.folder.path(run.state.step):
+        later = found is not None and run.folder is not None and bool(run.folder.after(run.state.step))
+        run.turned_back = of_first(run.processes, later)
+        here = found is not None and run.folder is not None and found.path == run.folder.path(run.state.step)
+        if here and not run.turned_back:
             run.saved = run.state.step
     elif run.processes.count > 1:
         run.meta.load_state_dict(of_first(run.processes, run.meta.state_dict()))

@@ -25,12 +25,12 @@ def save(run: Run, position: Mapping[str, Any], *, last: bool = False) -> None:
     if folder is not None and run.processes.rank == 0 and run.saved != state.step:
         _write(run, folder, {**position, "runs": runs})
         run.saved = state.step
+    run.turned_back = False
     run.reports.saved(last)
 
 
 def _write(run: Run, folder: Folder, position: Mapping[str, Any]) -> None:
     state = run.state
     folder.write(state.step, run.state_dict(position))
-    if state.best_loss is not None and state.best_step == state.step:
-        folder.note_best(state.step, state.best_loss)
+    folder.note_best(state.best_step, state.best_loss)
     folder.keep([*state.written, *([] if state.best_step is None else [state.best_step])])

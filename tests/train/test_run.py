@@ -22,14 +22,6 @@ def validations_of(result):
 
 
 def test_it_ends_when_patience_does(tmp_path):
-    class Worse(pm.train.Callback):
-        """From step 2 on, what is learned gets worse."""
-
-        def on_step(self, moment):
-            if moment.step > 2:
-                with torch.no_grad():
-                    dict(moment.meta.named_parameters())["guide.mean"].add_(5.0)
-
     options = {"max_steps": 20, "validate_every": 1, "patience": 3, "callbacks": [Worse()], "schedule": None}
     result = trained(tmp_path, **options)
     values = validations_of(result)
@@ -46,6 +38,48 @@ def test_it_ends_when_patience_does(tmp_path):
     shorter = trained(tmp_path, resume="best", **{**options, "max_steps": best + 1, "callbacks": ()})
     assert (shorter.steps, lines(tmp_path)[:-1]) == (best + 1, lines(tmp_path)[:best])
     assert [record["step"] for record in lines(tmp_path)] == list(range(1, best + 2))
+
+
+class Worse(pm.train.Callback):
+    """After step 2 what is learned gets worse; it may fail."""
+
+    def __init__(self, fails_at=None):
+        self.fails_at = fails_at
+
+    def on_step(self, moment):
+        if moment.step > 2:
+            with torch.no_grad():
+                dict(moment.meta.named_parameters())["guide.mean"].add_(5.0)
+        if moment.step == self.fails_at:
+            raise ArithmeticError("as asked")
+
+
+def checkpoints_in(out):
+    return [int(path.stem.removeprefix("step-")) for path in sorted((out / "checkpoints").glob("*.safetensors"))]
+
+
+def test_a_run_that_goes_back_to_the_best_and_is_lost_goes_on_from_there(tmp_path):
+    """And not from the steps that were left behind."""
+    options = {"validate_every": 1, "schedule": None}
+    best = trained(tmp_path, callbacks=[Worse()], **options).best_step
+    assert checkpoints_in(tmp_path) == [best, 5, 6]
+    with pytest.raises(ArithmeticError):
+        trained(tmp_path, resume="best", callbacks=[Worse(fails_at=best + 2)], **{**options, "checkpoint_every": 10})
+    assert checkpoints_in(tmp_path)[-1] in (best + 1, best + 2)
+    again = trained(tmp_path, resume="last", callbacks=[Worse()], **options)
+    assert [record["step"] for record in again.history] == list(range(1, 7))
+
+
+def test_a_run_that_goes_back_to_before_the_best_forgets_it(tmp_path):
+    options = {"validate_every": 1, "schedule": None}
+    result = trained(tmp_path, **options)
+    assert (result.best_step, checkpoints_in(tmp_path)) == (6, [5, 6])
+    path = tmp_path / "checkpoints" / "step-00000005.safetensors"
+    worse = trained(tmp_path, resume=path, callbacks=[Worse()], **{**options, "max_steps": 8, "validate_every": 8})
+    assert worse.best_step == 5
+    noted = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert (noted["step"], noted["validation"]) == (worse.best_step, worse.best_loss)
+    assert (tmp_path / "checkpoints" / noted["checkpoint"]).is_file()
 
 
 def test_a_checkpoint_is_one_of_its_meta_svi(tmp_path):
