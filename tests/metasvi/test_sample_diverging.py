@@ -68,7 +68,7 @@ KINDS = {
     "momentum": {"inner": pm.Momentum(0.01)},
     "Newton": {"inner": pm.Newton()},
     "natural gradient": {"inner": pm.NaturalGradient(0.3)},
-    "factors": {"guide": "encoder", "engine": pm.Engine(low_rank=True)},
+    "factors": {"guide": "encoder", "inner": pm.SGD(0.003), "engine": pm.Engine(low_rank=True)},
     "chunks": {"engine": pm.Engine(chunk_size=2)},
     "recorded": {"engine": pm.Engine(record=True), "steps": 2},
     "one by one": {"engine": pm.Engine(vectorize=False)},
