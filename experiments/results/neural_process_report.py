@@ -15,7 +15,7 @@ from experiments.results.training import half_width
 from pyrometa.guides import SetEncoderGuide
 
 Losses = dict[str, Tensor]  # of each kernel, (sizes, tasks)
-COLORS = {"exact": "#555555", "mean pooling": "#0072B2", "attention": "#D55E00"}
+COLORS = {"exact": "#555555", "mean pooling": "#0072B2", "attention": "#D55E00", "attention for longer": "#009E73"}
 GRID = torch.linspace(-2.0, 2.0, 321)
 
 
@@ -54,12 +54,13 @@ def summary(
 
 
 def pairs(rows: list[str]) -> list[tuple[str, str]]:
-    """With each row that takes steps the one that it comes from, and the one that takes none."""
+    """With each row that takes steps the one that was trained on without, and itself before them."""
     return [
-        (before, after)
+        (f"{name}, {before}", after)
         for after in rows
         if after.endswith("steps") and "no steps" not in after
-        for before in (after.split(",")[0], ", ".join([*after.split(", ")[:2], "no steps"]))
+        for name in [after.split(",")[0]]
+        for before in ("trained on", "refined, no steps")
     ]
 
 

@@ -100,6 +100,24 @@ def test_intervals_are_within_sizes_and_between_seeds():
     assert report.over([sizes])["half width over seeds"] is None
 
 
+def test_a_copy_is_trained_on_without_steps_by_as_many_gradient_evaluations(monkeypatch):
+    seen = []
+
+    def fit(meta, batches, steps):
+        meta.init(next(batches).support)
+        seen.append((meta.steps, steps, meta.model.__self__))
+        return 0.0
+
+    monkeypatch.setattr(neural_processes, "fit", fit)
+    monkeypatch.setattr(neural_processes, "losses_of", lambda meta, test, at: [{} for _ in at])
+    args, process = neural_processes.parse(["--mean-steps", "7", "--refining-steps", "2"]), MeanProcess()
+    rows = [row for row, _, _ in neural_processes.rows_of("mean pooling", process, 0, args, {})]
+    assert rows[:2] == ["mean pooling", "mean pooling, trained on"]
+    assert [(steps, meta_steps) for steps, meta_steps, _ in seen] == [(0, 7), (0, 12), (5, 2)]
+    assert [of is process for *_, of in seen] == [True, False, True]
+    assert not {*map(id, seen[1][2].parameters())} & {*map(id, process.parameters())}
+
+
 def test_quick(tmp_path, monkeypatch):
     monkeypatch.setattr(neural_processes, "ROWS", {"attention": AttentiveProcess})
     path = tmp_path / "np.json"
@@ -107,10 +125,10 @@ def test_quick(tmp_path, monkeypatch):
     pyro.clear_param_store()
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     rows, gains = result["log density a target"], result["gain"]
-    ends = ("", ", refined, no steps", ", refined, 5 steps")
+    ends = ("", ", trained on", ", refined, no steps", ", refined, 5 steps")
     assert list(rows) == [f"attention{end}" for end in ends]
     after = rows["attention, refined, 5 steps"]["RBF"]["mean"]
-    for before in ("attention", "attention, refined, no steps"):
+    for before in ("attention, trained on", "attention, refined, no steps"):
         gain = gains[f"attention, refined, 5 steps, over {before}"]["RBF"]["mean"]
         assert gain == pytest.approx(after - rows[before]["RBF"]["mean"], abs=1e-5)
     with Image.open(path.with_suffix(".png")) as image:
