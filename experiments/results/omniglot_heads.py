@@ -12,7 +12,7 @@ where ``features`` is :class:`Ready` the features that were computed of them bef
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,8 @@ Program = Callable[..., Any]
 
 STEPS = 5
 LR = 3e-3  # of the outer loop, where it begins
+ALL_STEPS, ALL_LR = 3, 1e-4  # where all layers adapt
+RATES = {"model.features.*": 0.01, "model.head.*": 0.4}
 
 
 class Normalization(nn.Module):
@@ -219,7 +221,7 @@ def versa(features: Features | Ready, ways: int) -> pm.MetaSVI:
 
 
 def maml(features: Features | Ready, ways: int) -> pm.MetaSVI:
-    return meta_svi(Point(Standardized(features), ways), lambda x, y: None, STEPS, "model.head.*", 0.1, draws=1)
+    return meta_svi(Point(Standardized(features), ways), point, STEPS, "model.head.*", 0.1, draws=1)
 
 
 def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
@@ -229,8 +231,24 @@ def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
     return meta_svi(model, guide, STEPS, "guide", 0.1, draws=5)
 
 
+def maml_of_all_layers(features: Features, ways: int) -> pm.MetaSVI:
+    """The features, which have been trained before, move with the head."""
+    model = Point(Standardized(features), ways)
+    return meta_svi(model, point, ALL_STEPS, "model", RATES, draws=1, lr=ALL_LR)
+
+
+def point(x: Tensor, y: Tensor) -> None:
+    """The guide of a model without latents."""
+
+
 def meta_svi(
-    model: Program, guide: Program, steps: int, adapt: str, rate: float, draws: int, lr: float = LR
+    model: Program,
+    guide: Program,
+    steps: int,
+    adapt: str,
+    rate: float | Mapping[str, float],
+    draws: int,
+    lr: float = LR,
 ) -> pm.MetaSVI:
     """A learned rate for each layer and step; the query set is scored by the posterior predictive of its labels."""
     return pm.MetaSVI(
@@ -243,5 +261,5 @@ def meta_svi(
         adapt=adapt,
         reduction="mean",
         score=functools.partial(predictive_nll, draws=draws),
-        engine=pm.Engine(chunk_size=100, record=False),
+        engine=pm.Engine(chunk_size=50, record=False),
     )

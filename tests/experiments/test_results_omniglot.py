@@ -11,6 +11,7 @@ import torch
 import pyrometa as pm
 from experiments.results import omniglot_classification, omniglot_generation, omniglot_heads, omniglot_reader
 from experiments.results.omniglot_report import half_width, over_seeds, updated
+from pyrometa.tasks import Characters
 
 
 def written(path):
@@ -20,9 +21,9 @@ def written(path):
 def test_classification_scores_every_head(tmp_path):
     path = tmp_path / "result.json"
     options = ["--quick", "--json", str(path), "--keep", str(tmp_path), "--seeds", "3"]
-    further = omniglot_classification.FURTHER
-    omniglot_classification.main([*options, "--rows", "prototypes", "VERSA", "ABML"])
-    result = omniglot_classification.main([*options, "--rows", "prototypes, five steps", "MAML", further])
+    first, *others = omniglot_classification.ROWS
+    omniglot_classification.main([*options, "--rows", first])
+    result = omniglot_classification.main([*options, "--rows", *others])
     assert written(path) == json.loads(json.dumps(result))
     assert set(result["rows"]) == set(omniglot_classification.ROWS)
     for row in result["rows"].values():
@@ -32,6 +33,23 @@ def test_classification_scores_every_head(tmp_path):
             assert 0 < scores["nll"]["mean"] < 6
             assert 0 <= scores["ece"]["mean"] <= 1
             assert len(scores["cpu seconds"]["seeds"]) == 1
+
+
+def test_what_is_kept_back_is_the_last_characters():
+    labels = torch.tensor([3, 1, 2, 4, 4, 0])
+    seen, kept_back = omniglot_classification.split(Characters(torch.rand(6, 2, 2), labels, labels // 2), 2)
+    assert seen.labels.tolist() == [1, 2, 0]
+    assert kept_back.labels.tolist() == [3, 4, 4]
+    assert kept_back.alphabets.tolist() == [1, 2, 2]
+
+
+def test_end_to_end_the_features_adapt_with_the_head():
+    meta = omniglot_heads.maml_of_all_layers(omniglot_heads.Features(2, fixed=True), 5)
+    meta.init((torch.rand(1, 5, 1, 28, 28), torch.arange(5)[None]))
+    names = {name for name, _ in meta.named_parameters()}
+    of_model = {name for name in names if name.startswith("model.")}
+    assert len(of_model) == 4 * 4 + 2  # four blocks, and the head
+    assert names - of_model == {f"inner.log_lr.{name}" for name in of_model}
 
 
 def test_fixed_statistics_make_features_of_each_image_alone():
