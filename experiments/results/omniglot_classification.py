@@ -222,7 +222,9 @@ def row_of(row: Row, shots: int, begun: Sequence[Begun], args: argparse.Namespac
 def scored(row: Row, shots: int, begun: Begun, args: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and NLL of each test task, the calibration of all predictions together, and what training took."""
     torch.manual_seed(100 * begun.seed + shots)
-    meta, seconds, tests = row.make(copy.deepcopy(begun.network), WAYS), 0.0, begun.tests(shots, args.test_tasks)
+    by_shots = {"shots": shots} if row.begins_with == "network" else {}
+    meta, seconds = row.make(copy.deepcopy(begun.network), WAYS, **by_shots), 0.0
+    tests = begun.tests(shots, args.test_tasks)
     if isinstance(meta.model, heads.Prototypes):
         meta.model.log_closeness.data.copy_(begun.log_closeness)
     if row.steps:

@@ -33,7 +33,11 @@ Program = Callable[..., Any]
 STEPS = 5
 LR = 3e-3  # of the outer loop, where it begins
 ALL_STEPS, ALL_LR = 3, 1e-4  # where all layers adapt
-RATES = {"model.features.*": 0.01, "model.head.*": 0.4}
+ALL_RATES = {
+    1: {"model.features.*": 0.01, "model.head.*": 0.4},
+    5: {"model.features.*": 0.001, "model.head.*": 0.1},
+}
+"""Where they begin, by the number of shots."""
 
 
 class Normalization(nn.Module):
@@ -231,10 +235,10 @@ def abml(features: Features | Ready, ways: int) -> pm.MetaSVI:
     return meta_svi(model, guide, STEPS, "guide", 0.1, draws=5)
 
 
-def maml_of_all_layers(features: Features, ways: int) -> pm.MetaSVI:
+def maml_of_all_layers(features: Features, ways: int, shots: int) -> pm.MetaSVI:
     """The features, which have been trained before, move with the head."""
     model = Point(Standardized(features), ways)
-    return meta_svi(model, point, ALL_STEPS, "model", RATES, draws=1, lr=ALL_LR)
+    return meta_svi(model, point, ALL_STEPS, "model", ALL_RATES[shots], draws=1, lr=ALL_LR)
 
 
 def point(x: Tensor, y: Tensor) -> None:

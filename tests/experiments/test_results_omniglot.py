@@ -44,7 +44,7 @@ def test_what_is_kept_back_is_the_last_characters():
 
 
 def test_end_to_end_the_features_adapt_with_the_head():
-    meta = omniglot_heads.maml_of_all_layers(omniglot_heads.Features(2, fixed=True), 5)
+    meta = omniglot_heads.maml_of_all_layers(omniglot_heads.Features(2, fixed=True), 5, shots=1)
     meta.init((torch.rand(1, 5, 1, 28, 28), torch.arange(5)[None]))
     names = {name for name, _ in meta.named_parameters()}
     of_model = {name for name in names if name.startswith("model.")}
