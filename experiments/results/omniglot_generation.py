@@ -39,7 +39,9 @@ from pyrometa.tasks import Characters, MetaBatch
 
 STEPS, SHOTS, QUERIES = 5, 10, 10
 POOLED_BATCH = 128
-KEPT_BACK = 0.1  # of the background characters, to choose the rate on
+KEPT_BACK = 0.1  # of the background characters, to choose rates on
+START_LR, POOLED_LR, READING_LR, REFINING_LR = 1e-3, 4e-3, 4e-3, 3e-4
+"""Of the outer loop, where it begins; the two in the middle are the best of 1e-3, 2e-3 and 4e-3 on what is kept back."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -107,12 +109,12 @@ def result_of(
     torch.manual_seed(seed)
     images = train.flatten(0, 1)
     pooled = VAE(images.shape[-1], (args.hidden,) * 2, args.latent, activation=torch.tanh)
-    start_seconds = fit_vae(pooled, images, args.start_steps)
+    start_seconds = fit_vae(pooled, images, args.start_steps, START_LR)
     net = reader.Reader(images.shape[-1], args.hidden, args.context, args.latent)
     reader.begin_at(net, pooled, test.support[0])
     read, meta, seconds = trained_reader(net, train, test, args)
     steps = more_steps(start_seconds / args.start_steps, sum(seconds), args)
-    pooled_seconds = fit_vae(pooled, images, steps, falling=True)
+    pooled_seconds = fit_vae(pooled, images, steps, POOLED_LR, falling=True)
     rates = {rate: losses(adam(pooled, rate), validation)[STEPS].mean().item() for rate in args.rates}
     best = min(rates, key=lambda rate: rates[rate])
     adapting = adam(pooled, best)
@@ -140,10 +142,10 @@ def trained_reader(
 ) -> tuple[Tensor, pm.MetaSVI, tuple[float, float]]:
     """Nats of the test characters before refining; the refined reader; CPU seconds of both parts."""
     engine = pm.Engine(record=not args.quick)
-    reading = reader.meta_svi(net, 0, 1e-3, engine)
+    reading = reader.meta_svi(net, 0, READING_LR, engine)
     first = fit(reading, train, args.reading_steps, args.meta_batch)
     read = losses(reading, test, [0])
-    refining = reader.meta_svi(net, STEPS, 3e-4, engine)
+    refining = reader.meta_svi(net, STEPS, REFINING_LR, engine)
     return read, refining, (first, fit(refining, train, args.refining_steps, args.meta_batch))
 
 
@@ -167,10 +169,10 @@ def more_steps(seconds_a_step: float, seconds: float, args: argparse.Namespace) 
     return max(gradient_images(args) // POOLED_BATCH, int(seconds / seconds_a_step))
 
 
-def fit_vae(vae: VAE, images: Tensor, steps: int, falling: bool = False) -> float:
+def fit_vae(vae: VAE, images: Tensor, steps: int, lr: float, *, falling: bool = False) -> float:
     """Plain SVI, in place, with a rate that may fall to a hundredth; returns CPU seconds."""
     began = time.process_time()
-    optim = pyro.optim.ClippedAdam({"lr": 1e-3, "lrd": 0.01 ** (falling / steps)})
+    optim = pyro.optim.ClippedAdam({"lr": lr, "lrd": 0.01 ** (falling / steps)})
     with pyro.get_param_store().scope():
         svi = SVI(vae.model, vae.guide, optim, TraceMeanField_ELBO())
         for _ in range(steps):
