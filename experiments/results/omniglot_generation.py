@@ -41,7 +41,7 @@ STEPS, SHOTS, QUERIES = 5, 10, 10
 POOLED_BATCH = 128
 KEPT_BACK = 0.1  # of the background characters, to choose rates on
 START_LR, POOLED_LR, READING_LR, REFINING_LR = 1e-3, 4e-3, 4e-3, 3e-4
-"""Of the outer loop, where it begins; the two in the middle are the best of 1e-3, 2e-3 and 4e-3 on what is kept back."""
+"""Where rates begin; the two in the middle are the best of 1e-3, 2e-3 and 4e-3 on what is kept back."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

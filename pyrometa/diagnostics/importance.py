@@ -159,9 +159,16 @@ def judged(drawn: WeightedDraws) -> PSIS:
     shift, width = ({name: pair[i] for name, pair in moments.items()} for i in (0, 1))
     threshold = min(1 - 1 / math.log10(len(raw)), 0.7)
     verdict = _verdict(k_hat, threshold, ess, len(raw), _worst(shift, width, ess))
-    if all((value == value[0]).all() for value in drawn.values.values()):
-        verdict = f"{verdict}, and all draws the same: of other values they say nothing"
+    stuck = [name for name in drawn.values if name in drawn.discrete and _stuck(drawn.values[name])]
+    if stuck:
+        which = "" if set(stuck) == set(drawn.values) else f" in {', '.join(map(repr, stuck))}"
+        verdict = f"{verdict}, and all draws the same{which}: of other values they say nothing"
     return PSIS(k_hat, log_weights, ess, log_evidence, drawn.values, shift, width, threshold, verdict)
+
+
+def _stuck(values: Tensor) -> bool:
+    """Whether some number of a site is the same in all draws."""
+    return bool((values == values[0]).all(0).any())
 
 
 def _moments(values: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,9 @@ def lc2st(
         >>> lc2st(meta, prior_tasks, torch.full((20,), -1.0)).verdict
         "over-confident here: 'mean', the truth is farther out than the draws (p-value 0.005)"
     """
+    check_count("draws", draws, 10)
     check_count("nulls", nulls, 1)
+    draws, nulls = int(draws), int(nulls)  # numpy's may be too small to add to
     if nulls < 100:
         raise ValueError(f"nulls must be at least 100, got {nulls}: a p-value is a multiple of 1 / (nulls + 1)")
     if not data:
@@ -273,6 +275,6 @@ def _verdict(ways: list[_Way], told: Tensor, by_lot: Tensor, p_value: float) -> 
     with_p = f"(p-value {p_value:.2g})"
     if p_value > FALSE_ALARMS:
         return f"calibrated here: as far as a classifier tells {with_p}"
-    off = torch.stack([way.off(told) / way.off(by_lot).std() for way in ways])
+    off = torch.stack([way.off(told) / way.off(by_lot).std() for way in ways]).nan_to_num(0.0)
     most = int(off.abs().argmax())
     return f"{ways[most].above if off[most] > 0 else ways[most].below} {with_p}"

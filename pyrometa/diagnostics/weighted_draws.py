@@ -114,7 +114,10 @@ class _Pair:
         check_sites(guide_trace, model_trace, {})
         sites = {**draws(guide_trace), **draws(model_trace)}
         _check_scales(sites)
-        self.discrete = frozenset(name for name, site in latents(guide_trace).items() if is_discrete(site))
+        of_model = model_trace.nodes
+        self.discrete = frozenset(
+            name for name, site in latents(guide_trace).items() if is_discrete(of_model.get(name, site))
+        )
         self._names = [name for name, site in latents(guide_trace).items() if not is_auxiliary(site)]
         self._loss = loss_of(_elbo(sites, enumerates=any(name not in guide_trace for name in latents(model_trace))))
         self._tapes = Tapes()

@@ -38,5 +38,6 @@ def tell_of_dense(reason: str) -> None:
     Warns:
         LoopWarning: with the reason.
     """
-    message = f"fast weights are held dense, which is slower: in factors {reason}; Engine(low_rank=False) says it is meant"
+    cure = "Engine(low_rank=False) says it is meant"
+    message = f"fast weights are held dense, which is slower: in factors {reason}; {cure}"
     warnings.warn(message, LoopWarning, stacklevel=stacklevel())

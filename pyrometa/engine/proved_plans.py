@@ -97,7 +97,7 @@ class ProvedPlans:
         else:
             plan, reason = self._tried(problem, tasks, order)
             if plan is not None:
-                if reason and warn and self._options.low_rank is True and not self._told_of_dense:
+                if reason and self._options.low_rank is True and not self._told_of_dense:
                     tell_of_dense(reason)
                     self._told_of_dense = True
                 return plan

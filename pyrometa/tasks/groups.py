@@ -149,7 +149,7 @@ def _support_rows(support: Support, size: int) -> int:
 
 
 def _check_support(support: Support, tasks: GroupedTasks) -> None:
-    if support == "all":
+    if isinstance(support, str) and support == "all":
         return
     if isinstance(support, bool) or not isinstance(support, (int, float)):
         raise TypeError(f"support must be a number of rows, a share of them or 'all', got {support!r}")

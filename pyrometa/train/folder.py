@@ -13,6 +13,7 @@ from typing import Any
 from pyrometa.errors import CheckpointError
 from pyrometa.saving import META, newest, read, write
 from pyrometa.saving.whole_files import write_whole
+from pyrometa.train.state import State
 
 _NAME = re.compile(r"step-\d{8,}\.safetensors")
 
@@ -91,9 +92,21 @@ class Folder:
             told = json.loads((self.checkpoints / "best.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(
-                f"{self.checkpoints} knows no best checkpoint, as the run was not validated: resume='last'"
+                f"{self.checkpoints} knows no best checkpoint, as the run was not validated or it is gone: "
+                "resume='last'"
             ) from None
-        return self.checkpoints / told["checkpoint"]
+        path = self.checkpoints / told["checkpoint"]
+        if not path.is_file():
+            raise CheckpointError(f"the best checkpoint {path} is gone: resume='last'")
+        return path
+
+    def holds_best(self, state: State) -> bool:
+        """Whether the checkpoint of the lowest validation loss is there, and of the run of this state."""
+        try:
+            told = read(self.path(state.best_step), kind=META)["run"]["state"] if state.best_step is not None else {}
+        except (FileNotFoundError, KeyError, CheckpointError):
+            return False
+        return (told.get("best_step"), told.get("best_loss")) == (state.best_step, state.best_loss)
 
 
 def found(resume: str | os.PathLike[str], folder: Folder | None) -> Found:

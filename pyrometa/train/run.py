@@ -44,6 +44,7 @@ class Run:
         first: the meta-batch of its first step and where all stood before it was drawn, as long as that is not taken.
         saved: the step of the last checkpoint in the folder; None before the first.
         turned_back: whether the folder still holds later checkpoints than the one it goes on from.
+        best_is_here: whether the folder holds this run's checkpoint of the lowest validation loss.
         stop: whether a callback has asked to stop.
         clock: when its seconds were last counted.
     """
@@ -61,6 +62,7 @@ class Run:
     first: tuple[Pair, Mapping[str, Any]] | None = None
     saved: int | None = None
     turned_back: bool = False
+    best_is_here: bool = False
     stop: bool = False
     clock: float = field(default_factory=time.perf_counter)
 
@@ -116,6 +118,8 @@ def begin(run: Run, found: Found | None) -> None:
     saved = of_first(run.processes, None if found is None else dict(found.state))
     if saved is not None:
         _go_on(run, saved)
+        kept = found is not None and run.folder is not None and run.folder.holds_best(run.state)
+        run.best_is_here = of_first(run.processes, kept)
         later = found is not None and run.folder is not None and bool(run.folder.after(run.state.step))
         run.turned_back = of_first(run.processes, later)
         here = found is not None and run.folder is not None and found.path == run.folder.path(run.state.step)

@@ -20,6 +20,7 @@ def save(run: Run, position: Mapping[str, Any], *, last: bool = False) -> None:
     """
     state, folder = run.state, run.folder
     run.count_seconds()
+    run.best_is_here = run.best_is_here or state.best_step == state.step
     state.written = [*(step for step in state.written if step != state.step), state.step][-2:]
     runs = of_each(run.processes, run.runs())
     if folder is not None and run.processes.rank == 0 and run.saved != state.step:
@@ -32,5 +33,5 @@ def save(run: Run, position: Mapping[str, Any], *, last: bool = False) -> None:
 def _write(run: Run, folder: Folder, position: Mapping[str, Any]) -> None:
     state = run.state
     folder.write(state.step, run.state_dict(position))
-    folder.note_best(state.best_step, state.best_loss)
+    folder.note_best(state.best_step if run.best_is_here else None, state.best_loss)
     folder.keep([*state.written, *([] if state.best_step is None else [state.best_step])])

@@ -87,7 +87,7 @@ class Trainer(Options):
             validation: what to validate on, likewise. The validation loss is the mean query loss after adaptation, on
                 the same noise each time. A sampler is asked once, and put back; an iterable is gone through each time.
             resume: ``"last"`` or ``"best"`` for that checkpoint in ``out``, or the path of one or of a run. What is in
-                ``out`` of later steps is removed after the next one.
+                ``out`` of later steps is removed when the next is saved, or the run ends.
 
         Returns:
             The history of the run, its best step and what it has written.
@@ -173,8 +173,7 @@ def _reports(trainer: Trainer, folder: Folder | None, processes: Processes) -> R
 
 def _result(run: Run, ended: str) -> Result:
     state, folder = run.state, run.folder
-    best = folder.path(state.best_step) if folder and state.best_step is not None else None
-    best = best if best is not None and best.is_file() else None
+    best = folder.path(state.best_step) if folder and run.best_is_here and state.best_step is not None else None
     last = folder.path(state.step) if folder else None
     parts = (state.step, state.best_step, state.best_loss, state.seconds, state.skipped, ended, best, last)
     return Result(tuple(state.history), *parts)

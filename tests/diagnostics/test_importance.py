@@ -241,3 +241,23 @@ def test_draws_of_a_coin_that_are_all_the_same_are_told_so():
         lambda x: pyro.sample("coin", dist.Bernoulli(logits=torch.tensor(-30.0))), torch.tensor(2.0), model=model
     )
     assert found.verdict.endswith("all draws the same: of other values they say nothing")
+
+
+def test_a_coin_that_is_stuck_beside_what_moves_is_named():
+    def model(x):
+        pyro.sample("coin", dist.Bernoulli(0.5))
+        pyro.sample("x", dist.Normal(pyro.sample("mean", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("coin", dist.Bernoulli(1.0))
+        pyro.sample("mean", dist.Normal(x / 2, 0.5**0.5))
+
+    assert "all draws the same in 'coin'" in psis(guide, torch.tensor(1.0), model=model).verdict
+
+
+def test_a_guide_that_draws_nothing_is_not_told_of_draws():
+    def model(x):
+        coin = pyro.sample("coin", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(coin, 1.0), obs=x)
+
+    assert "draws the same" not in psis(lambda x: None, torch.tensor(1.0), model=model).verdict

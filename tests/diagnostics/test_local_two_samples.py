@@ -1,6 +1,7 @@
 """Calibration of one task's posterior, on a model whose posterior is known."""
 
 import functools
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyrometa as pm
-from pyrometa.diagnostics import lc2st, sbc
+from pyrometa.diagnostics import lc2st, local_two_samples, sbc
 from pyrometa.diagnostics.simulated import simulated
 from pyrometa.tasks import PriorTasks
 
@@ -160,3 +161,12 @@ def test_bad_input_and_no_draw_of_the_global_generator():
         lc2st(meta, MEANS)
     with pytest.raises(ValueError, match="tasks must be at least 20"):
         lc2st(meta, MEANS, torch.ones(ROWS), tasks=2)
+
+
+def test_a_number_without_a_width_is_never_the_one_that_is_off():
+    draws = torch.randn(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = torch.cat([torch.ones(50, 1, dtype=torch.float64), draws], 1)
+    z = torch.cat([torch.full((50, 1), math.nan, dtype=torch.float64), draws], 1)
+    ways = local_two_samples._ways(["constant", "mean"], values, z, [False, False])
+    by_lot = torch.rand(100, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert "'mean'" in local_two_samples._verdict(ways, torch.sigmoid(3 * draws[:, 0]), by_lot, 0.005)

@@ -82,6 +82,23 @@ def test_a_run_that_goes_back_to_before_the_best_forgets_it(tmp_path):
     assert (tmp_path / "checkpoints" / noted["checkpoint"]).is_file()
 
 
+def test_another_runs_checkpoint_is_not_taken_for_the_best(tmp_path):
+    options = {"validate_every": 1, "schedule": None}
+    first = trained(tmp_path / "a", callbacks=[Worse()], **options)
+    trained(tmp_path / "b", **{**options, "max_steps": first.best_step, "seed": 5})
+    going_on = {**options, "max_steps": 8, "validate_every": 8}
+    result = trained(tmp_path / "b", resume=first.last, **going_on)
+    assert result.best_step == first.best_step
+    assert result.best is None
+    assert not (tmp_path / "b" / "checkpoints" / "best.json").exists()
+
+
+def test_a_best_checkpoint_that_is_gone_is_told(tmp_path):
+    trained(tmp_path, validate_every=1).best.unlink()
+    with pytest.raises(pm.CheckpointError, match=r"is gone: resume='last'"):
+        trained(tmp_path, resume="best", validate_every=1)
+
+
 def test_a_checkpoint_is_one_of_its_meta_svi(tmp_path):
     meta, fresh = make_meta(), make_meta()
     result = make_trainer(tmp_path).fit(meta, sampler(), sampler(9))
