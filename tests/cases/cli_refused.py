@@ -152,7 +152,7 @@ LINES = [
     ("train --resume", "HERE/run/checkpoints has no checkpoint to resume from: start with resume=None"),
     (
         "train --resume best",
-        "HERE/run/checkpoints knows no best checkpoint, as the run was not validated: resume='last'",
+        "HERE/run/checkpoints knows no best checkpoint, as the run was not validated or it is gone: resume='last'",
     ),
     (
         "train --resume no.safetensors",
