@@ -104,8 +104,11 @@ def rows_of(
     name: str, process: Process, seed: int, args: argparse.Namespace, test: dict[str, list[Draws]]
 ) -> Iterator[tuple[str, float, report.Losses]]:
     """Meta-train without inner steps, then on without and with them; CPU seconds of each, and the losses."""
-    steps = (args.mean_steps, args.attention_steps, args.longer_steps)
-    many = dict(zip(("mean pooling", "attention", "attention for longer"), steps, strict=True))[name]
+    many = {
+        "mean pooling": args.mean_steps,
+        "attention": args.attention_steps,
+        "attention for longer": args.longer_steps,
+    }[name]
     reader = meta_svi(process, 0, RATES[name], record=not args.quick)
     seconds = fit(reader, training_batches(seed, SIZES), many)
     yield name, seconds, losses_of(reader, test, (0,))[0]

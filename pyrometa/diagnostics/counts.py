@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["check_count"]
 
 
-def check_count(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number, or too few.
+def check_count(name: str, value: Any, least: int) -> int:
+    """The value as Python's integer (numpy's may be too small to add to); refuse no whole number, or too few.
 
     Raises:
         TypeError, ValueError: naming it.
@@ -18,3 +18,4 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -118,9 +119,7 @@ def lc2st(
         >>> lc2st(meta, prior_tasks, torch.full((20,), -1.0)).verdict
         "over-confident here: 'mean', the truth is farther out than the draws (p-value 0.005)"
     """
-    check_count("draws", draws, 10)
-    check_count("nulls", nulls, 1)
-    draws, nulls = int(draws), int(nulls)  # numpy's may be too small to add to
+    draws, nulls = check_count("draws", draws, 10), check_count("nulls", nulls, 1)
     if nulls < 100:
         raise ValueError(f"nulls must be at least 100, got {nulls}: a p-value is a multiple of 1 / (nulls + 1)")
     if not data:
@@ -238,20 +237,23 @@ def _ways(names: list[str], values: Tensor, z: Tensor, discrete: list[bool]) -> 
     """Of all numbers: the place and the width, and the share of each value where they are few."""
     ways = []
     for name, value, scaled, choice in zip(names, values.T, z.T, discrete, strict=True):
-        few = value.unique() if choice else value
-        ways += _shares(name, value, few) if len(few) <= _FEW else _moments(name, scaled)
+        is_few = choice and len(value.unique()) <= _FEW
+        ways += _shares(name, value) if is_few else _moments(name, scaled)
     return ways
 
 
-def _shares(name: str, value: Tensor, few: Tensor) -> list[_Way]:
-    words = [(one, f"shifted here: {name!r}, the truth is {one:g}") for one in few.tolist()]
+def _shares(name: str, value: Tensor) -> list[_Way]:
+    def share(chosen: Tensor, told: Tensor) -> Tensor:
+        return ((told - 0.5) * chosen).mean(-1)
+
+    words = {one: f"shifted here: {name!r}, the truth is {one:g}" for one in value.unique().tolist()}
     return [
         _Way(
-            lambda told, one=one: ((told - 0.5) * (value == one)).mean(-1),  # type: ignore[misc]
+            functools.partial(share, value == one),
             f"{word} more often than the draws",
             f"{word} less often than the draws",
         )
-        for one, word in words
+        for one, word in words.items()
     ]
 
 

@@ -118,11 +118,12 @@ def begin(run: Run, found: Found | None) -> None:
     saved = of_first(run.processes, None if found is None else dict(found.state))
     if saved is not None:
         _go_on(run, saved)
-        kept = found is not None and run.folder is not None and run.folder.holds_best(run.state)
-        run.best_is_here = of_first(run.processes, kept)
-        later = found is not None and run.folder is not None and bool(run.folder.after(run.state.step))
-        run.turned_back = of_first(run.processes, later)
-        here = found is not None and run.folder is not None and found.path == run.folder.path(run.state.step)
+        best_is_here = turned_back = here = False
+        if found is not None and run.folder is not None:
+            best_is_here = run.folder.holds_best(run.state)
+            turned_back = bool(run.folder.after(run.state.step))
+            here = found.path == run.folder.path(run.state.step)
+        run.best_is_here, run.turned_back = of_first(run.processes, (best_is_here, turned_back))
         if here and not run.turned_back:
             run.saved = run.state.step
     elif run.processes.count > 1:
